@@ -1,0 +1,61 @@
+# `make demo` and `make test` are the two commands for a newcomer; each sets up what it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+ROOMS  := images partitions updater server
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types contracts unit tools bench slow fuzz coverage proto requirements clean
+
+help: ## say what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
+
+setup: $(STAMP) ## make .venv with everything
+
+$(STAMP): requirements/dev.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: setup ## a fleet on one machine: KEEP=1 leaves the server up
+	$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+tools: ## install by apt what the tests drive, when root
+	@sh .ci/tools
+
+test: setup tools lint types contracts ## lint, types, contracts and every quick test
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy $(ROOMS) tests demo
+
+contracts: setup
+	$(BIN)/lint-imports
+
+bench: setup tools ## print the figures of tests/bench
+	$(BIN)/python -m pytest -m bench -s tests/bench
+
+slow: setup tools ## the tests that boot or soak for minutes
+	$(BIN)/python -m pytest -m slow
+
+coverage: setup tools
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q || true
+	$(BIN)/coverage report
+
+proto: setup ## regenerate the protobuf module
+	$(BIN)/python -m images.proto.generate
+
+requirements: ## pin afresh; needs uv on PATH
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml --group dev --extra server -o requirements/dev.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml -o requirements/node.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml --extra server -o requirements/server.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

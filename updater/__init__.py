@@ -1,0 +1,1 @@
+"""The node: decides, installs, reboots, proves itself. Uses images and partitions."""
