@@ -1,1 +1,1 @@
-"""What the bytes are: payloads, signatures, release documents, images. Knows no device, network or clock."""
+"""What the bytes are: payloads, signatures, release documents. No device, network or clock."""

@@ -1,0 +1,237 @@
+"""Builds a full payload of format 2 out of images. Streams: memory stays small for any size.
+
+The blobs go to a scratch file, because the manifest that names them stands before them; then
+`assemble` puts the payload together and signs it. The same images, options and keys give the same
+bytes, as long as the versions of the compression libraries are the same.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+from images.assemble import Built, assemble
+from images.compression import CHUNK_SIZE, Blob, Compression, pack
+from images.draft import Draft, draft_of, scratch_beside
+from images.errors import (
+    FileUnreadableError,
+    FileWriteError,
+    ImageSizeError,
+    OperationUnsupportedError,
+    PartUnknownError,
+    PayloadLimitsError,
+)
+from images.lanes import cores, in_order
+from images.payload import is_part_name
+from images.proto import payload_pb2 as pb
+from images.reader import Progress, open_regular
+from images.rules import OUTPUT_MAX
+from images.wire import OPERATIONS_MAX, PARTS_MAX
+
+BLOCK_SIZE: Final = 4096  # bytes; what all tools of this format write
+_ZEROS: Final = bytes(CHUNK_SIZE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    name: str
+    path: Path
+    file: BinaryIO
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Recipe:
+    """How every image of this payload is packed."""
+
+    candidates: tuple[Compression, ...]
+    compat: bool
+    block_size: int
+    workers: int
+
+    def pack(self, chunk: bytes) -> Blob | None:
+        """Return the blob of a chunk; None where a ZERO operation says it all."""
+        if not self.compat and chunk == _ZEROS[: len(chunk)]:
+            return None
+        return pack(chunk, self.candidates)
+
+
+class _Meter:
+    """Adds up the image bytes of all parts for whoever watches."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+
+    def add(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def build(
+    parts: Sequence[tuple[str, Path]],
+    output: Path,
+    *,
+    compression: str | None = None,
+    compat: bool = False,
+    keys: Sequence[RSAPrivateKey] = (),
+    block_size: int = BLOCK_SIZE,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Built:
+    """Write a full payload that makes the images; it appears whole, or not at all.
+
+    Args:
+        parts: name and image file of each part, in the order they are to be written.
+        output: the payload; a regular file of that name is replaced.
+        compression: a value of `Compression`; None for zstd, or with `compat` for the
+            smaller of xz and bz2, chunk by chunk.
+        compat: leave out what stock readers of full payloads refuse: zstd, ZERO and our field.
+        keys: each signs; none for an unsigned payload.
+        block_size: bytes of a block; the images are whole blocks.
+        workers: threads that compress; None for one a core.
+        progress: told of image bytes packed, out of all.
+
+    Raises:
+        PartUnknownError: no part, a name that is none, or one twice.
+        ImageSizeError: an image is empty or not whole blocks.
+        OperationUnsupportedError: zstd is asked for together with `compat`.
+        PayloadLimitsError: more operations than a node accepts.
+        FileUnreadableError: an image cannot be read, or shrinks meanwhile.
+        FileWriteError: the payload cannot be written.
+    """
+    recipe = _Recipe(
+        candidates=_candidates(compression, compat=compat),
+        compat=compat,
+        block_size=block_size,
+        workers=workers or cores(),
+    )
+    _check_names([name for name, _ in parts])
+    manifest = pb.DeltaArchiveManifest(block_size=block_size, minor_version=0)
+    with ExitStack() as stack:
+        images = [_open_image(name, path, output, block_size, stack) for name, path in parts]
+        meter = _Meter(sum(image.size for image in images), progress)
+        draft = stack.enter_context(draft_of(output))
+        scratch = stack.enter_context(scratch_beside(output))
+        for image in images:
+            _pack_image(image, manifest, scratch, recipe, meter)
+        return assemble(manifest, scratch, draft, keys=keys)
+
+
+def _candidates(compression: str | None, *, compat: bool) -> tuple[Compression, ...]:
+    """Return what each chunk is tried with; stock builders take the smaller of two as well."""
+    if compression is None:
+        return (Compression.XZ, Compression.BZ2) if compat else (Compression.ZSTD,)
+    if compat and compression == Compression.ZSTD:
+        raise OperationUnsupportedError("stock readers of full payloads refuse zstd")
+    return (Compression(compression),)
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not 0 < len(names) <= PARTS_MAX:
+        raise PartUnknownError(f"a payload has 1 to {PARTS_MAX} parts, not {len(names)}")
+    for name in names:
+        if not is_part_name(name):
+            raise PartUnknownError(f"{name!r} is not the name of a part")
+        if names.count(name) > 1:
+            raise PartUnknownError(f"part {name} is named twice")
+
+
+def _open_image(name: str, path: Path, output: Path, block_size: int, stack: ExitStack) -> _Image:
+    file = stack.enter_context(open_regular(path))
+    if output.exists() and path.samefile(output):
+        raise FileWriteError(f"{output} cannot be written: it is the image of part {name}")
+    size = os.fstat(file.fileno()).st_size
+    if size == 0 or size % block_size:
+        raise ImageSizeError(f"image {path} has {size} bytes: not whole blocks of {block_size}")
+    return _Image(name=name, path=path, file=file, size=size)
+
+
+def _pack_image(
+    image: _Image,
+    manifest: pb.DeltaArchiveManifest,
+    scratch: Draft,
+    recipe: _Recipe,
+    meter: _Meter,
+) -> None:
+    """Add one part to the manifest and its blobs to the scratch file."""
+    update = manifest.partitions.add(partition_name=image.name)
+    digest = hashlib.sha256()
+    position = 0
+    for chunk, blob in in_order(recipe.pack, _chunks(image), workers=recipe.workers):
+        digest.update(chunk)
+        extent = pb.Extent(
+            start_block=position // recipe.block_size, num_blocks=len(chunk) // recipe.block_size
+        )
+        if blob is None:
+            _add_zeros(update, extent, recipe.block_size)
+        else:
+            _add_blob(update, extent, blob, scratch, compat=recipe.compat)
+        if len(update.operations) > OPERATIONS_MAX:
+            raise PayloadLimitsError(
+                f"image {image.path} needs more than {OPERATIONS_MAX} operations"
+            )
+        position += len(chunk)
+        meter.add(len(chunk))
+    update.new_partition_info.size = image.size
+    update.new_partition_info.hash = digest.digest()
+
+
+def _chunks(image: _Image) -> Iterator[bytes]:
+    left = image.size
+    while left:
+        try:
+            chunk = image.file.read(min(CHUNK_SIZE, left))
+        except OSError as error:
+            raise FileUnreadableError(f"{image.path} cannot be read: {error.strerror}") from error
+        if len(chunk) != min(CHUNK_SIZE, left):
+            raise FileUnreadableError(f"{image.path} shrank while it was read")
+        left -= len(chunk)
+        yield chunk
+
+
+def _add_blob(
+    update: pb.PartitionUpdate, extent: pb.Extent, blob: Blob, scratch: Draft, *, compat: bool
+) -> None:
+    update.operations.add(
+        type=pb.InstallOperation.Type.ValueType(blob.kind),
+        data_offset=scratch.appended_bytes,
+        data_length=len(blob.data),
+        dst_extents=[extent],
+        data_sha256_hash=blob.data_sha256,
+        dst_sha256=None if compat else blob.dst_sha256,
+    )
+    scratch.append(blob.data)
+
+
+def _add_zeros(update: pb.PartitionUpdate, extent: pb.Extent, block_size: int) -> None:
+    """Add a ZERO operation, or make the one before longer, up to what an operation may make."""
+    if update.operations:
+        last = update.operations[-1]
+        run = last.dst_extents[0]
+        blocks = run.num_blocks + extent.num_blocks
+        if last.type == pb.InstallOperation.ZERO and blocks * block_size <= OUTPUT_MAX:
+            run.num_blocks = blocks
+            last.dst_sha256 = _zeros_sha256(blocks * block_size)
+            return
+    update.operations.add(
+        type=pb.InstallOperation.ZERO,
+        dst_extents=[extent],
+        dst_sha256=_zeros_sha256(extent.num_blocks * block_size),
+    )
+
+
+@functools.cache  # at most one entry for each mebibyte of the longest run
+def _zeros_sha256(size: int) -> bytes:
+    digest = hashlib.sha256()
+    for start in range(0, size, CHUNK_SIZE):
+        digest.update(_ZEROS[: min(CHUNK_SIZE, size - start)])
+    return digest.digest()

@@ -1,0 +1,250 @@
+"""The manifest of a payload: protobuf in, checked and frozen values out.
+
+A `Manifest` that exists keeps the rules in `rules`: whoever holds one needs no second check. No
+file is read here, no signature is verified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from images.container import MANIFEST_MAX_BYTES, SIGNATURES_MAX_BYTES, Header
+from images.errors import (
+    ManifestInvalidError,
+    OperationUnsupportedError,
+    PayloadLimitsError,
+)
+from images.payload import (
+    SPARSE_HOLE,
+    Extent,
+    Manifest,
+    Operation,
+    OperationKind,
+    Part,
+    Step,
+    is_part_name,
+)
+from images.proto import payload_pb2 as pb
+from images.rules import (
+    BLOB_MAX,
+    OUTPUT_MAX,
+    SHA256_SIZE,
+    blob_bytes,
+    check_end,
+    check_full,
+    output_limit,
+)
+from images.wire import EXTENTS_MAX, OPERATIONS_MAX, PARTS_MAX, check_counts
+
+__all__ = [
+    "BLOB_MAX",
+    "EXTENTS_MAX",
+    "MANIFEST_MAX_BYTES",
+    "OPERATIONS_MAX",
+    "OUTPUT_MAX",
+    "PARTS_MAX",
+    "SPARSE_HOLE",
+    "Extent",
+    "Manifest",
+    "Operation",
+    "OperationKind",
+    "Part",
+    "Step",
+    "parse_manifest",
+]
+
+BLOCK_SIZE_MIN: Final = 512  # bytes; every block size is a power of two
+BLOCK_SIZE_MAX: Final = 64 * 1024
+IMAGE_MAX: Final = 2**63 - 1  # bytes; what a file offset holds
+
+_USR: Final = "usr"  # the main partition of format 1, which gives it no name
+_PROCEDURE_NAMES: Final = {
+    pb.InstallProcedure.KERNEL: "kernel",
+    pb.InstallProcedure.PCR_POLICY: "pcr-policy",
+}
+_FORMAT_1_FIELDS: Final = (
+    "partition_operations",
+    "noop_operations",
+    "procedures",
+    "old_partition_info",
+    "new_partition_info",
+)
+_FORMAT_2_FIELDS: Final = ("partitions", "minor_version", "max_timestamp", "partial_update")
+
+_Group = tuple[Part | None, tuple[Operation, ...]]  # without a part: an unknown procedure
+
+
+def parse_manifest(header: Header, data: bytes, *, payload_size: int) -> Manifest:
+    """Return the manifest in `data`, of a payload of `payload_size` bytes.
+
+    Checks in this order: counts, syntax, block size, parts, blobs (back to back, in order), end
+    of the file; then, of a full payload, each operation, and that every block of a format 2 image
+    is written exactly once. The operations of a delta are only described, not vouched for.
+
+    Raises:
+        PayloadLimitsError: more parts, operations, extents or bytes than we hold in memory.
+        OperationUnsupportedError: a full payload with an operation that we do not carry out.
+        TruncatedPayloadError: the file is shorter than what the manifest names.
+        TrailingBytesError: the file is longer than that.
+        ManifestInvalidError: anything else that is wrong with it.
+    """
+    check_counts(data)
+    message = _parse_message(data, header.major)
+    groups = _groups_1(message) if header.major == 1 else _groups_2(message)
+    signatures = _signatures(message)
+    manifest = Manifest(
+        major=header.major,
+        minor=message.minor_version,
+        block_size=message.block_size,
+        parts=tuple(part for part, _ in groups if part is not None),
+        skipped=tuple(op for part, ops in groups if part is None for op in ops if op.data_length),
+        is_delta=message.partial_update
+        or any(part is not None and part.old_size is not None for part, _ in groups),
+        blob_bytes=blob_bytes(operation for _, operations in groups for operation in operations),
+        signatures_offset=None if signatures is None else signatures[0],
+        signatures_size=0 if signatures is None else signatures[1],
+    )
+    _check_names(manifest.parts)
+    check_end(
+        data_offset=header.data_offset,
+        data_bytes=manifest.blob_bytes,
+        signatures=signatures,
+        payload_size=payload_size,
+    )
+    if not manifest.is_delta:
+        check_full(manifest)
+    return manifest
+
+
+def _parse_message(data: bytes, major: int) -> pb.DeltaArchiveManifest:
+    try:
+        message = pb.DeltaArchiveManifest.FromString(data)
+    except (DecodeError, ValueError) as error:
+        raise ManifestInvalidError(f"the manifest cannot be parsed: {error}") from error
+    other = _FORMAT_2_FIELDS if major == 1 else _FORMAT_1_FIELDS
+    for field, _ in message.ListFields():
+        if field.name in other:
+            raise ManifestInvalidError(
+                f"the manifest has the field {field.name}, which format {major} has not"
+            )
+    block_size = message.block_size
+    power_of_two = block_size & (block_size - 1) == 0
+    if not (power_of_two and BLOCK_SIZE_MIN <= block_size <= BLOCK_SIZE_MAX):
+        raise ManifestInvalidError(f"the manifest has blocks of {block_size} bytes")
+    return message
+
+
+def _groups_1(message: pb.DeltaArchiveManifest) -> list[_Group]:
+    """Read the main partition, then the procedures; the no-ops repeat them and are ignored."""
+    old = message.old_partition_info if message.HasField("old_partition_info") else None
+    reader = _OperationReader(major=1, block_size=message.block_size)
+    operations: Sequence[pb.InstallOperation] = message.partition_operations
+    main = reader.part(_USR, message.new_partition_info, old, operations)
+    groups: list[_Group] = [(main, main.operations)]
+    for procedure in message.procedures:
+        old = procedure.old_info if procedure.HasField("old_info") else None
+        if procedure.HasField("type"):
+            name = _PROCEDURE_NAMES[procedure.type]
+            part = reader.part(name, procedure.new_info, old, procedure.operations)
+            groups.append((part, part.operations))
+        else:  # unknown to us: its blobs are in the file all the same
+            groups.append((None, reader.operations(procedure.operations, blocks=0)))
+    return groups
+
+
+def _groups_2(message: pb.DeltaArchiveManifest) -> list[_Group]:
+    reader = _OperationReader(major=2, block_size=message.block_size)
+    groups: list[_Group] = []
+    for update in message.partitions:
+        if update.hash_tree_extent.num_blocks or update.fec_extent.num_blocks:
+            raise OperationUnsupportedError(
+                f"part {update.partition_name!r} wants a hash tree computed on the node"
+            )
+        old = update.old_partition_info if update.HasField("old_partition_info") else None
+        part = reader.part(update.partition_name, update.new_partition_info, old, update.operations)
+        groups.append((part, part.operations))
+    return groups
+
+
+class _OperationReader:
+    """Turns messages into values; holds what all operations of a manifest share."""
+
+    def __init__(self, *, major: int, block_size: int) -> None:
+        self._major = major
+        self._block_size = block_size
+
+    def part(
+        self,
+        name: str | bytes,
+        new: pb.ImageInfo,
+        old: pb.ImageInfo | None,
+        operations: Sequence[pb.InstallOperation],
+    ) -> Part:
+        """Return one image; the protobuf library gives names that are not UTF-8 as bytes."""
+        if not isinstance(name, str) or not is_part_name(name):
+            raise ManifestInvalidError(f"{name!r} is not the name of a part")
+        if not 0 < new.size <= IMAGE_MAX or len(new.hash) != SHA256_SIZE:
+            raise ManifestInvalidError(
+                f"part {name} is {new.size} bytes with a hash of {len(new.hash)} bytes"
+            )
+        return Part(
+            name=name,
+            size=new.size,
+            sha256=new.hash,
+            operations=self.operations(operations, blocks=-(-new.size // self._block_size)),
+            old_size=None if old is None else old.size,
+            old_sha256=None if old is None else old.hash,
+        )
+
+    def operations(
+        self, messages: Sequence[pb.InstallOperation], *, blocks: int
+    ) -> tuple[Operation, ...]:
+        """Return the operations on an image of `blocks` blocks."""
+        return tuple(self._operation(message, blocks) for message in messages)
+
+    def _operation(self, message: pb.InstallOperation, blocks: int) -> Operation:
+        if not message.HasField("type"):
+            raise ManifestInvalidError("the manifest has an operation of an unknown type")
+        extents = [(extent.start_block, extent.num_blocks) for extent in message.dst_extents]
+        dst_length: int | None = message.dst_length if message.HasField("dst_length") else None
+        if self._major == 1:
+            limit = output_limit(extents, blocks=blocks, block_size=self._block_size)
+        else:  # what it makes fills its blocks exactly
+            limit = sum(count for _, count in extents) * self._block_size
+            dst_length = limit if dst_length is None else dst_length
+        return Operation(
+            kind=OperationKind(message.type),
+            data_offset=message.data_offset if message.data_length else None,
+            data_length=message.data_length,
+            dst_extents=tuple(Extent(start, count) for start, count in extents),
+            dst_length=dst_length,
+            output_limit=limit,
+            data_sha256=message.data_sha256_hash if message.HasField("data_sha256_hash") else None,
+            dst_sha256=message.dst_sha256 if message.HasField("dst_sha256") else None,
+        )
+
+
+def _signatures(message: pb.DeltaArchiveManifest) -> tuple[int, int] | None:
+    """Return offset and size of the signatures, None when there are none."""
+    if message.HasField("signatures_offset") != message.HasField("signatures_size"):
+        raise ManifestInvalidError("the manifest names the place or the size of signatures alone")
+    if not message.HasField("signatures_size") or message.signatures_size == 0:
+        return None
+    if message.signatures_size > SIGNATURES_MAX_BYTES:
+        raise PayloadLimitsError(
+            f"the signatures claim {message.signatures_size} bytes,"
+            f" at most {SIGNATURES_MAX_BYTES} are allowed"
+        )
+    return message.signatures_offset, message.signatures_size
+
+
+def _check_names(parts: Sequence[Part]) -> None:
+    if not parts:
+        raise ManifestInvalidError("the manifest has no part")
+    names = [part.name for part in parts]
+    for name in names:
+        if names.count(name) > 1:
+            raise ManifestInvalidError(f"the manifest has part {name} twice")

@@ -1,0 +1,139 @@
+"""A payload's manifest as frozen values, the words of this room. Made and checked by `manifest`."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+SPARSE_HOLE: Final = 2**64 - 1  # start block of bytes that count but are not written (format 1)
+_PART_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+
+
+class OperationKind(enum.IntEnum):
+    """What an operation does; the numbers are those on the wire (payload.md 4)."""
+
+    REPLACE = 0
+    REPLACE_BZ = 1
+    MOVE = 2
+    BSDIFF = 3
+    SOURCE_COPY = 4
+    SOURCE_BSDIFF = 5
+    ZERO = 6
+    DISCARD = 7
+    REPLACE_XZ = 8
+    PUFFDIFF = 9
+    BROTLI_BSDIFF = 10
+    ZUCCHINI = 11
+    LZ4DIFF_BSDIFF = 12
+    LZ4DIFF_PUFFDIFF = 13
+    REPLACE_ZSTD = 14
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A run of blocks in an image; `start_block` may be `SPARSE_HOLE` in format 1."""
+
+    start_block: int
+    num_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One step that writes a part of an image.
+
+    Attributes:
+        kind: what it does.
+        data_offset: where its blob begins in the data area, in bytes; None without a blob.
+        data_length: bytes of its blob, 0 without one.
+        dst_extents: the blocks it writes, in the order of its output.
+        dst_length: bytes its output must have, or None where format 1 leaves it open.
+        output_limit: bytes its output may have at most, so that nothing lands past the image.
+        data_sha256: SHA-256 of the blob as stored; there whenever there is a blob.
+        dst_sha256: SHA-256 of the output (our field 1000), or None in others' payloads.
+    """
+
+    kind: OperationKind
+    data_offset: int | None
+    data_length: int
+    dst_extents: tuple[Extent, ...]
+    dst_length: int | None
+    output_limit: int
+    data_sha256: bytes | None
+    dst_sha256: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One image that the payload makes.
+
+    Attributes:
+        name: of the partition; format 1 has `usr`, `kernel` and `pcr-policy`.
+        size: bytes of the new image; not always whole blocks in format 1.
+        sha256: SHA-256 of exactly these bytes.
+        operations: in the order in which they are applied.
+        old_size: bytes of the image that a delta starts from, else None.
+        old_sha256: its SHA-256, else None.
+    """
+
+    name: str
+    size: int
+    sha256: bytes
+    operations: tuple[Operation, ...]
+    old_size: int | None = None
+    old_sha256: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next operation in the order of the file; one without a part is read past."""
+
+    part: Part | None
+    operation: Operation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a payload holds.
+
+    Attributes:
+        major: the format, 1 or 2.
+        minor: 0 in full payloads; which operations a delta may use.
+        block_size: bytes of a block.
+        parts: the images, each name once.
+        skipped: operations of unknown procedures (format 1), whose blobs are read past.
+        is_delta: whether it needs the old images.
+        blob_bytes: bytes of all blobs, which lie back to back from the start of the data area.
+        signatures_offset: where the signatures begin in the data area (= blob_bytes), or None.
+        signatures_size: bytes of the signatures, 0 when unsigned.
+    """
+
+    major: int
+    minor: int
+    block_size: int
+    parts: tuple[Part, ...]
+    skipped: tuple[Operation, ...]
+    is_delta: bool
+    blob_bytes: int
+    signatures_offset: int | None
+    signatures_size: int
+
+    def steps(self) -> Iterator[Step]:
+        """Yield every operation in the order in which its blob stands in the file."""
+        skipped = deque(self.skipped)
+        for part in self.parts:
+            for operation in part.operations:
+                offset = operation.data_offset
+                while skipped and offset is not None and (skipped[0].data_offset or 0) < offset:
+                    yield Step(None, skipped.popleft())
+                yield Step(part, operation)
+        for operation in skipped:
+            yield Step(None, operation)
+
+
+def is_part_name(name: str) -> bool:
+    """Tell whether `name` may name a part: a letter or digit, then up to 63 of `A-Za-z0-9._-`."""
+    return _PART_NAME.fullmatch(name) is not None

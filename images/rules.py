@@ -1,0 +1,209 @@
+"""What a manifest must keep: blobs, operations, blocks. Values in, a refusal or nothing out.
+
+The rules are those of `reference/trust.md` 5.3 for format 2; for format 1, whose operations claim
+blocks past the end of the image, `reference/payload.md` 5: bytes written are bounded instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from images.errors import (
+    ManifestInvalidError,
+    OperationUnsupportedError,
+    PayloadLimitsError,
+    TrailingBytesError,
+    TruncatedPayloadError,
+)
+from images.payload import SPARSE_HOLE, Manifest, Operation, OperationKind, Part
+
+BLOB_MAX: Final = 16 * 1024 * 1024 + 128 * 1024  # bytes; an output that bzip2 made larger
+OUTPUT_MAX: Final = 16 * 1024 * 1024  # bytes an operation unpacks to, held in memory at once
+SHA256_SIZE: Final = 32  # bytes
+FULL_MINOR: Final = 0  # the minor version of every full payload: payload.md 8
+
+_REPLACES: Final = frozenset(
+    {
+        OperationKind.REPLACE,
+        OperationKind.REPLACE_BZ,
+        OperationKind.REPLACE_XZ,
+        OperationKind.REPLACE_ZSTD,
+    }
+)
+FULL_KINDS: Final = {  # what a full payload may hold, by format
+    1: frozenset({OperationKind.REPLACE, OperationKind.REPLACE_BZ}),
+    2: _REPLACES | {OperationKind.ZERO},
+}
+_WITHOUT_BLOB: Final = frozenset(
+    {
+        OperationKind.MOVE,
+        OperationKind.SOURCE_COPY,
+        OperationKind.ZERO,
+        OperationKind.DISCARD,
+    }
+)
+
+
+def blob_bytes(operations: Iterable[Operation]) -> int:
+    """Return the bytes of all blobs, which must lie back to back in operation order.
+
+    Raises:
+        ManifestInvalidError: a blob is missing, has no hash, or lies elsewhere.
+    """
+    end = 0
+    for operation in operations:
+        _check_blob(operation)
+        if operation.data_length:
+            if operation.data_offset != end:
+                raise ManifestInvalidError(
+                    f"a blob begins at byte {operation.data_offset}, the one before ends at {end}"
+                )
+            end += operation.data_length
+    return end
+
+
+def check_end(
+    *, data_offset: int, data_bytes: int, signatures: tuple[int, int] | None, payload_size: int
+) -> None:
+    """Check that blobs and signatures fill the file to its last byte.
+
+    Args:
+        data_offset: where in the file the blobs begin.
+        data_bytes: what `blob_bytes` returned.
+        signatures: offset in the data area and size, or None when unsigned.
+        payload_size: bytes of the file.
+
+    Raises:
+        ManifestInvalidError: the signatures do not follow the last blob.
+        TruncatedPayloadError: the file is too short.
+        TrailingBytesError: the file is too long.
+    """
+    end = data_offset + data_bytes
+    if signatures is not None:
+        if signatures[0] != data_bytes:
+            raise ManifestInvalidError(
+                f"the signatures begin at byte {signatures[0]}, the last blob ends at {data_bytes}"
+            )
+        end += signatures[1]
+    if end > payload_size:
+        raise TruncatedPayloadError(f"the payload has {payload_size} bytes, it names {end}")
+    if end < payload_size:
+        raise TrailingBytesError(f"the payload has {payload_size} bytes, it names only {end}")
+
+
+def check_full(manifest: Manifest) -> None:
+    """Check a full payload: kinds, sizes, and in format 2 that each block is written once.
+
+    Raises:
+        OperationUnsupportedError: an operation that a full payload cannot hold.
+        PayloadLimitsError: an operation too large to hold in memory.
+        ManifestInvalidError: anything else.
+    """
+    if manifest.minor != FULL_MINOR:
+        raise ManifestInvalidError(
+            f"a full payload has minor version {FULL_MINOR}, this one {manifest.minor}"
+        )
+    check_operation = _check_operation_1 if manifest.major == 1 else _check_operation_2
+    for part in manifest.parts:
+        for operation in part.operations:
+            if operation.kind not in FULL_KINDS[manifest.major]:
+                raise OperationUnsupportedError(
+                    f"part {part.name} of a full format {manifest.major} payload"
+                    f" has an operation {operation.kind.name}"
+                )
+            _check_sizes(part, operation)
+            check_operation(part, operation)
+        if manifest.major == 2:
+            _check_blocks(part, manifest.block_size)
+
+
+def _check_blob(operation: Operation) -> None:
+    name = operation.kind.name
+    if (operation.data_length == 0) != (operation.kind in _WITHOUT_BLOB):
+        raise ManifestInvalidError(f"an operation {name} has {operation.data_length} bytes of data")
+    if operation.data_length and operation.data_sha256 is None:
+        raise ManifestInvalidError(f"an operation {name} has data without a hash")
+    for digest in (operation.data_sha256, operation.dst_sha256):
+        if digest is not None and len(digest) != SHA256_SIZE:
+            raise ManifestInvalidError(f"an operation {name} has a hash of {len(digest)} bytes")
+
+
+def _check_sizes(part: Part, operation: Operation) -> None:
+    held = 0 if operation.kind is OperationKind.ZERO else operation.output_limit
+    if operation.data_length > BLOB_MAX or held > OUTPUT_MAX:
+        raise PayloadLimitsError(
+            f"an operation of part {part.name} unpacks {operation.data_length} bytes to {held},"
+            f" at most {BLOB_MAX} to {OUTPUT_MAX} are allowed"
+        )
+
+
+def _check_operation_1(part: Part, operation: Operation) -> None:
+    """Bound the bytes written, not the blocks claimed: payload.md 5."""
+    length = operation.dst_length
+    if operation.kind is OperationKind.REPLACE:
+        length = operation.data_length
+    if operation.output_limit == 0 or (length or 0) > operation.output_limit:
+        raise ManifestInvalidError(
+            f"an operation of part {part.name} writes {length or 'some'} bytes"
+            f" where {operation.output_limit} have room"
+        )
+
+
+def _check_operation_2(part: Part, operation: Operation) -> None:
+    if operation.dst_length != operation.output_limit:
+        raise ManifestInvalidError(
+            f"an operation of part {part.name} makes {operation.dst_length} bytes"
+            f" for blocks of {operation.output_limit}"
+        )
+    if operation.kind is OperationKind.REPLACE and operation.data_length != operation.dst_length:
+        raise ManifestInvalidError(
+            f"a raw blob of part {part.name} has {operation.data_length} bytes"
+            f" for blocks of {operation.dst_length}"
+        )
+
+
+def _check_blocks(part: Part, block_size: int) -> None:
+    """Check that the extents tile the image: no block outside, twice or never written."""
+    blocks = -(-part.size // block_size)
+    position = 0
+    for start, end in sorted(_runs(part, blocks)):
+        if start != position:
+            what = "twice" if start < position else "never"
+            raise ManifestInvalidError(
+                f"block {min(start, position)} of part {part.name} is written {what}"
+            )
+        position = end
+    if position != blocks:
+        raise ManifestInvalidError(f"block {position} of part {part.name} is never written")
+
+
+def _runs(part: Part, blocks: int) -> list[tuple[int, int]]:
+    """Return the extents of a part as (start, end), neighbours joined: mostly a single one."""
+    runs: list[tuple[int, int]] = []
+    for operation in part.operations:
+        for extent in operation.dst_extents:
+            start, end = extent.start_block, extent.start_block + extent.num_blocks
+            if extent.num_blocks == 0 or end > blocks:
+                raise ManifestInvalidError(
+                    f"blocks {start} to {end} are written in part {part.name} of {blocks} blocks"
+                )
+            if runs and runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], end)
+            else:
+                runs.append((start, end))
+    return runs
+
+
+def output_limit(extents: Iterable[tuple[int, int]], *, blocks: int, block_size: int) -> int:
+    """Return how many bytes fill `extents` in order before one leaves an image of `blocks`.
+
+    A sparse hole takes its bytes wherever it stands. The result is at most `OUTPUT_MAX`.
+    """
+    total = 0
+    for start, count in extents:
+        inside = count if start == SPARSE_HOLE else max(0, min(count, blocks - start))
+        total += inside * block_size
+        if inside < count:
+            break
+    return min(total, OUTPUT_MAX)

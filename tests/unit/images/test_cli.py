@@ -1,0 +1,286 @@
+"""`bascule-image`: facts on stdout, three lines of error on stderr, documented exit statuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from images.cli import run
+from tests.sim.payloads import forge, image
+from tests.sim.samples import DELTA, EXT2_SHA256, KEY, OTHER_KEY
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a key pair and two images, which is where the commands run."""
+    monkeypatch.chdir(tmp_path)
+    assert run(["keygen", "release"]) == 0
+    Path("usr.img").write_bytes(image(300) + bytes(1_048_576))
+    Path("boot.img").write_bytes(image(2))
+    return tmp_path
+
+
+def error_of(capture: Capture) -> list[str]:
+    """Return the three lines of an error, without their labels."""
+    captured = capture.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    assert [line.split(": ")[0] for line in lines] == ["error", "hint", "code"], captured.err
+    return [line.split(": ", 1)[1] for line in lines]
+
+
+def test_keygen_says_where_the_keys_are(tmp_path: Path, capsys: Capture) -> None:
+    assert run(["keygen", str(tmp_path / "k"), "--bits", "4096"]) == 0
+
+    assert f"public key:  {tmp_path / 'k.pub.pem'}" in capsys.readouterr().out
+
+
+def test_what_is_built_is_inspected_verified_and_applied(folder: Path, capsys: Capture) -> None:
+    build = ["build", "--partition", "usr=usr.img", "--partition", "boot=boot.img"]
+    assert run([*build, "--output", "v.crau", "--key", "release.key.pem"]) == 0
+    assert run(["inspect", "v.crau"]) == 0
+    assert run(["verify", "v.crau", "--public-key", "release.pub.pem"]) == 0
+    applied = ["apply", "v.crau", "--output", "usr=u", "--output", "boot=b"]
+    assert run([*applied, "--public-key", "release.pub.pem"]) == 0
+
+    assert (folder / "u").read_bytes() == (folder / "usr.img").read_bytes()
+    assert (folder / "b").read_bytes() == (folder / "boot.img").read_bytes()
+    out = capsys.readouterr().out
+    assert "part boot: 8192 bytes" in out
+    assert "verified: True" in out
+
+
+def test_json_prints_the_same_facts_for_machines(folder: Path, capsys: Capture) -> None:
+    capsys.readouterr()
+    build = ["build", "--partition", "usr=usr.img", "--output", "v.crau", "--json"]
+    assert run([*build, "--key", "release.key.pem"]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert run(["inspect", "v.crau", "--json"]) == 0
+    inspected = json.loads(capsys.readouterr().out)
+    assert run(["verify", "v.crau", "--public-key", "release.pub.pem", "--json"]) == 0
+    verified = json.loads(capsys.readouterr().out)
+    assert run(["apply", "v.crau", "--output", "usr=u", "--json"]) == 0
+    applied = json.loads(capsys.readouterr().out)
+
+    assert built["parts"] == inspected["parts"] == verified["parts"] == applied["parts"]
+    assert built["size"] == inspected["size"] == (folder / "v.crau").stat().st_size
+    assert inspected["signatures"] == 1
+    assert inspected["parts"][0]["operations"] == {"REPLACE": 2, "ZERO": 1}
+    assert (verified["verified"], applied["verified"]) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("options", "kinds"),
+    [
+        ([], {"REPLACE", "REPLACE_ZSTD", "ZERO"}),
+        (["--compat"], {"REPLACE", "REPLACE_XZ", "REPLACE_BZ"}),
+        (["--compression", "xz"], {"REPLACE", "REPLACE_XZ", "ZERO"}),
+        (["--compression", "bz2"], {"REPLACE", "REPLACE_BZ", "ZERO"}),
+        (["--compression", "none"], {"REPLACE", "ZERO"}),
+        (["--compat", "--compression", "none"], {"REPLACE"}),
+    ],
+    ids=str,
+)
+def test_compression_decides_which_operations_there_are(
+    folder: Path, capsys: Capture, options: Sequence[str], kinds: set[str]
+) -> None:
+    (folder / "usr.img").write_bytes(image(256) + b"a" * 1_048_576 + bytes(1_048_576))
+    capsys.readouterr()
+    args = ["build", "--partition", "usr=usr.img", "--output", "v.crau", "--json"]
+
+    assert run([*args, *options]) == 0
+
+    found = json.loads(capsys.readouterr().out)["parts"][0]["operations"]
+    assert found.keys() <= kinds
+    assert "REPLACE" in found
+
+
+def test_a_delta_is_inspected_and_verified_but_not_applied(
+    samples: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert run(["inspect", str(samples / DELTA), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["kind"] == "delta"
+    assert run(["verify", str(samples / DELTA), "--public-key", str(samples / KEY)]) == 0
+    capsys.readouterr()
+
+    status = run(["apply", str(samples / DELTA), "--output", f"usr={tmp_path / 'u'}"])
+
+    assert status == 3
+    assert error_of(capsys)[2] == "delta-unsupported"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [("full-signed.crau", "payload-signature"), ("v2-full-signed.crau", "metadata-signature")],
+)
+def test_another_key_is_a_refusal_with_status_3(
+    samples: Path, tmp_path: Path, capsys: Capture, file: str, code: str
+) -> None:
+    arguments = ["--output", f"usr={tmp_path / 'u'}", "--public-key", str(samples / OTHER_KEY)]
+
+    assert run(["apply", str(samples / file), *arguments]) == 3
+
+    assert error_of(capsys)[2] == code
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sample_of_format_2_is_applied(samples: Path, tmp_path: Path, capsys: Capture) -> None:
+    arguments = ["--output", f"usr={tmp_path / 'u'}", "--public-key", str(samples / KEY)]
+
+    assert run(["apply", str(samples / "v2-full-signed.crau"), *arguments]) == 0
+
+    assert EXT2_SHA256 in capsys.readouterr().out
+    assert (tmp_path / "u").stat().st_size == 16_777_216
+
+
+BUILD = ["build", "--partition", "usr=usr.img", "--output", "v.crau"]
+BAD: dict[str, tuple[list[str], int, str, str]] = {
+    "no such payload": (["inspect", "missing"], 1, "file-unreadable", "missing cannot be read"),
+    "a folder": (["inspect", "."], 1, "file-unreadable", "not a regular file"),
+    "another file": (["inspect", "usr.img"], 1, "payload-magic", "begins with"),
+    "an empty file": (["inspect", "empty"], 1, "payload-truncated", "too early"),
+    "no such image": (
+        ["build", "--partition", "usr=missing", "--output", "v.crau"], 1, "file-unreadable",
+        "missing cannot be read: No such file or directory",
+    ),
+    "a folder for an image": (
+        ["build", "--partition", "usr=.", "--output", "v.crau"], 1, "file-unreadable",
+        "not a regular file",
+    ),
+    "an odd image": (
+        ["build", "--partition", "usr=odd", "--output", "v.crau"], 1, "image-size",
+        "odd has 5 bytes",
+    ),
+    "an empty image": (
+        ["build", "--partition", "usr=empty", "--output", "v.crau"], 1, "image-size", "0 bytes",
+    ),
+    "no such folder": ([*BUILD[:-1], "missing/v.crau"], 1, "file-write", "cannot be written"),
+    "an output that is a folder": ([*BUILD[:-1], "."], 1, "file-write", "not a regular file"),
+    "an output that is a device": ([*BUILD[:-1], "/dev/null"], 1, "file-write", "/dev/null"),
+    "no such key": ([*BUILD, "--key", "missing"], 1, "key-unreadable", "No such file"),
+    "a public key to sign": ([*BUILD, "--key", "release.pub.pem"], 1, "key-unreadable", "private"),
+    "a folder for a key": ([*BUILD, "--key", "."], 1, "key-unreadable", "directory"),
+    "a name twice": ([*BUILD, "--partition", "usr=boot.img"], 1, "part-unknown", "named twice"),
+    "an odd name": (
+        ["build", "--partition", "a/b=usr.img", "--output", "v.crau"], 1, "part-unknown", "'a/b'",
+    ),
+    "format 1": ([*BUILD, "--format", "1"], 1, "payload-version", "not yet written"),
+    "a key that exists": (["keygen", "release"], 1, "key-exists", "exists already"),
+    "a key nowhere": (["keygen", "missing/k"], 1, "file-write", "No such file"),
+    "an unsigned payload": (
+        ["verify", "unsigned", "--public-key", "release.pub.pem"], 3, "payload-unsigned",
+        "carries no signature",
+    ),
+    "a private key to verify": (
+        ["verify", "unsigned", "--public-key", "release.key.pem"], 1, "key-unreadable", "PEM",
+    ),
+    "an unknown part": (
+        ["apply", "unsigned", "--output", "root=r"], 1, "part-unknown", "no part 'root'; it has usr",
+    ),
+    "an output twice": (
+        ["apply", "unsigned", "--output", "usr=a", "--output", "usr=b"], 1, "part-unknown", "twice",
+    ),
+    "an output nowhere": (
+        ["apply", "unsigned", "--output", "usr=missing/a"], 1, "file-write", "missing/a",
+    ),
+    "not NAME=FILE": (
+        ["build", "--partition", "usr", "--output", "v"], 2, "usage", "NAME=FILE",
+    ),
+    "no name": (["build", "--partition", "=x", "--output", "v"], 2, "usage", "NAME=FILE"),
+    "no file": (["apply", "unsigned", "--output", "usr="], 2, "usage", "NAME=FILE"),
+    "no output": (["apply", "unsigned"], 2, "usage", "--output"),
+    "no partition": (["build", "--output", "v"], 2, "usage", "--partition"),
+    "no key to verify": (["verify", "unsigned"], 2, "usage", "--public-key"),
+    "an unknown option": (["inspect", "unsigned", "--jsn"], 2, "usage", "--jsn"),
+    "an unknown command": (["bild"], 2, "usage", "bild"),
+    "an unknown compression": ([*BUILD, "--compression", "lz4"], 2, "usage", "lz4"),
+    "compat with zstd": ([*BUILD, "--compat", "--compression", "zstd"], 2, "usage", "zstd"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "status", "code", "words"), BAD.values(), ids=BAD.keys())
+def test_bad_input_gives_a_sentence_a_hint_and_a_code(
+    folder: Path, capsys: Capture, arguments: list[str], status: int, code: str, words: str
+) -> None:
+    payload = forge(image(2))
+    payload.keys = ()
+    (folder / "unsigned").write_bytes(payload.bytes())
+    (folder / "odd").write_bytes(b"abcde")
+    (folder / "empty").touch()
+    before = sorted(folder.iterdir())
+    capsys.readouterr()
+
+    assert run(arguments) == status
+
+    sentence, hint, found = error_of(capsys)
+    assert found == code
+    assert words in sentence
+    assert hint.endswith((".", ")", "`")) or "--help" in hint
+    assert sorted(folder.iterdir()) == before, "nothing is left behind"
+
+
+def test_a_hostile_name_cannot_add_lines_or_escapes(tmp_path: Path, capsys: Capture) -> None:
+    assert run(["inspect", str(tmp_path / "a\ncode: fine\x1b[2J")]) == 1
+
+    assert "a\\ncode: fine\\x1b[2J" in error_of(capsys)[0]
+
+
+def test_a_hostile_part_name_is_shown_harmlessly(tmp_path: Path, capsys: Capture) -> None:
+    payload = forge(image(2), name="usr\x1b[2J")
+    (tmp_path / "p").write_bytes(payload.bytes())
+
+    assert run(["inspect", str(tmp_path / "p")]) == 1
+    assert "\x1b" not in "".join(error_of(capsys))
+
+
+@pytest.mark.parametrize("command", ["keygen", "build", "inspect", "verify", "apply"])
+def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -> None:
+    assert run([command, "--help"]) == 0
+
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"Example: bascule-image {command}" in out
+
+
+def test_without_a_command_the_help_is_shown(capsys: Capture) -> None:
+    assert run([]) == 2
+    assert "keygen" in capsys.readouterr().err
+
+
+def test_commands_of_other_rooms_are_found_and_unknown_ones_not(capsys: Capture) -> None:
+    assert run(["disk", "--help"]) == 0
+    assert "disk" in capsys.readouterr().out
+
+
+def test_an_interrupt_leaves_nothing_and_says_so(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from images import build as module
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "assemble", interrupted)
+    before = sorted(folder.iterdir())
+    capsys.readouterr()
+
+    assert run(BUILD) == 130
+    assert error_of(capsys)[2] == "interrupted"
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_bug_is_not_hidden(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from images import build as module
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    assert folder
+    monkeypatch.setattr(module, "assemble", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(BUILD)
