@@ -1,1 +1,4 @@
-"""Where the bytes go: partition tables, slots, durable writing, boot control. Knows no payload, no network."""
+"""Where the bytes go: tables, slots, durable writing, boot control.
+
+Knows no payload and no network. `README.md` is the specification of this room.
+"""

@@ -1,0 +1,129 @@
+"""`bascule-image disk`: disk files with slots. Words in, words out; the work is in `disk_image.py`.
+
+The group joins `bascule-image` by entry point (`bascule.image_commands`), so that the two rooms do
+not import each other. Errors of this room pass through: who runs the group prints them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import rich_click as click
+
+from partitions.attributes import BootBits
+from partitions.disk_image import create_disk
+from partitions.gpt import Entry, Table
+from partitions.layout import read_layout
+from partitions.table import read_table
+
+
+@click.group()
+def disk() -> None:
+    """Make and look at disk files with two slots."""
+
+
+@disk.command(epilog="Example: bascule-image disk create node.toml --output n.img --install usr=v1")
+@click.argument("layout", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The disk file; appears when all is done.",
+)
+@click.option(
+    "--install",
+    "installs",
+    multiple=True,
+    metavar="PART=IMAGE",
+    help="The first image of a part of slot A. All parts, or none.",
+)
+@click.option("--seed", help="Derive all GUIDs from this text, as `seed` in the layout does.")
+@click.option("--force", is_flag=True, help="Replace the file if it is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def create(
+    layout: Path,
+    output: Path,
+    installs: tuple[str, ...],
+    seed: str | None,
+    *,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a disk file from a LAYOUT (TOML): ESP, slots A and B, state."""
+    read = read_layout(layout)
+    if seed:
+        read = replace(read, seed=seed)
+    table = create_disk(read, output, images=_images(installs), replace=force)
+    _print(output, table, as_json=as_json)
+
+
+@disk.command(epilog="Example: bascule-image disk show node.img")
+@click.argument("path", metavar="DISK", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
+def show(path: Path, *, as_json: bool) -> None:
+    """Print the partitions of a DISK (file or device) and what the boot loader counts."""
+    _print(path, read_table(path), as_json=as_json)
+
+
+def _images(installs: tuple[str, ...]) -> dict[str, Path]:
+    images: dict[str, Path] = {}
+    for text in installs:
+        part, equals, image = text.partition("=")
+        if not (part and equals and image):
+            raise click.BadParameter(f"{text!r} is not PART=IMAGE", param_hint="--install")
+        if part in images:
+            raise click.BadParameter(f"part {part!r} is given twice", param_hint="--install")
+        images[part] = Path(image)
+    return images
+
+
+def _print(path: Path, table: Table, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(facts(path, table), indent=2))
+        return
+    click.echo(
+        f"{path}: {table.disk_sectors * table.sector_size} bytes in sectors of "
+        f"{table.sector_size}, disk GUID {table.header.disk_guid}"
+    )
+    for entry in table.entries:
+        click.echo(
+            f"{entry.number:3}  {entry.name:20}  {entry.sectors * table.sector_size:>14} bytes "
+            f"at {entry.first_lba * table.sector_size:<14}  {_bits(entry)}"
+        )
+    for fault in table.faults:
+        click.echo(f"attention: {fault}; the next change mends it", err=True)
+
+
+def _bits(entry: Entry) -> str:
+    bits = BootBits.of(entry.attributes)
+    return "" if bits == BootBits() else bits.words
+
+
+def facts(path: Path, table: Table) -> dict[str, object]:
+    """Return what `show --json` prints; the keys are stable."""
+    return {
+        "path": str(path),
+        "sector_size": table.sector_size,
+        "size": table.disk_sectors * table.sector_size,
+        "guid": str(table.header.disk_guid),
+        "faults": list(table.faults),
+        "partitions": [_partition(entry, table.sector_size) for entry in table.entries],
+    }
+
+
+def _partition(entry: Entry, sector_size: int) -> dict[str, object]:
+    bits = BootBits.of(entry.attributes)
+    return {
+        "number": entry.number,
+        "label": entry.name,
+        "partuuid": str(entry.part_guid),
+        "type": str(entry.type_guid),
+        "offset": entry.first_lba * sector_size,
+        "size": entry.sectors * sector_size,
+        "attributes": f"{entry.attributes:016x}",
+        "priority": bits.priority,
+        "tries": bits.tries,
+        "successful": bits.successful,
+    }

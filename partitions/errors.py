@@ -1,0 +1,237 @@
+"""What can go wrong between a name and durable bytes, as a tree drawn by whose fault it is.
+
+    PartitionsError
+    ├── TableError            the partition table on the disk
+    │   ├── GptMissingError · GptDamagedError · GptAmbiguousError · GptEntryError
+    │   └── GptChangedError
+    ├── PartitionLookupError  the names in the settings against that table
+    │   └── PartitionUnknownError · PartitionAmbiguousError · PartitionStaleError
+    ├── WriteRefusedError     what must not be written (exit status 3)
+    │   └── SlotBootedError · DeviceMountedError
+    ├── DeviceError           the device under the bytes
+    │   ├── DeviceOpenError · DeviceBusyError · DeviceTooSmallError
+    │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
+    ├── BootControlError      the boot loader's memory
+    │   └── NothingBootableError
+    └── DiskImageError        making a disk file
+        └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
+
+Each class owns a stable code, a hint and an exit status. Broken invariants (a negative offset, a
+layout that names the same thing twice in code) are not here: they crash, loudly.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_REFUSED = 3
+
+
+class PartitionsError(Exception):
+    """Anything that stops work on a disk with a code, a sentence and a hint.
+
+    Attributes:
+        code: kebab-case, stable and never reused; operators grep and alert on it.
+        hint: what a person should look at or do next.
+        exit_status: what a command ends with.
+    """
+
+    code: ClassVar[str] = "partitions"
+    hint: ClassVar[str] = "This is a bug: every error should have a code of its own."
+    exit_status: ClassVar[int] = EXIT_FAILED
+
+
+class TableError(PartitionsError):
+    """The partition table cannot be used as it is."""
+
+
+class GptMissingError(TableError):
+    """The disk carries no GPT, neither at its start nor at its end."""
+
+    code = "gpt-missing"
+    hint = "Check that the path names the whole disk; `sgdisk -p` shows what is on it."
+
+
+class GptDamagedError(TableError):
+    """Traces of a GPT are there, but no copy of it is valid."""
+
+    code = "gpt-damaged"
+    hint = "Look at it with `sgdisk -v`; restore the table from a backup. Nothing was written."
+
+
+class GptAmbiguousError(TableError):
+    """Two valid tables tell different stories, so neither is believed."""
+
+    code = "gpt-ambiguous"
+    hint = "Decide which copy is right with `sgdisk` (recovery menu); bascule does not guess."
+
+
+class GptEntryError(TableError):
+    """An entry lies outside the disk, overlaps another or repeats its GUID."""
+
+    code = "gpt-entry"
+    hint = "Look at it with `sgdisk -v` and mend the table. Nothing was written."
+
+
+class GptChangedError(TableError):
+    """The table is no longer the one that was read, so the edit does not apply."""
+
+    code = "gpt-changed"
+    hint = "Another program edits this disk's table; stop it and try again. Nothing was written."
+
+
+class PartitionLookupError(PartitionsError):
+    """A name in the settings does not lead to one partition."""
+
+
+class PartitionUnknownError(PartitionLookupError):
+    """No partition of the disk has this label or PARTUUID."""
+
+    code = "partition-unknown"
+    hint = "Compare the settings with `bascule-image disk show DISK`."
+
+
+class PartitionAmbiguousError(PartitionLookupError):
+    """More than one partition answers to a name, or one partition to two names."""
+
+    code = "partition-ambiguous"
+    hint = "Name the partition by PARTUUID=…; `bascule-image disk show DISK` lists them."
+
+
+class PartitionStaleError(PartitionLookupError):
+    """The kernel's idea of a partition differs from the table on the disk."""
+
+    code = "partition-stale"
+    hint = "Make the kernel read the table again with `partprobe DISK`, or reboot."
+
+
+class WriteRefusedError(PartitionsError):
+    """Writing there would harm a system that is in use; nothing was written."""
+
+    exit_status = EXIT_REFUSED
+
+
+class SlotBootedError(WriteRefusedError):
+    """The running system lives there: it is never written and never disarmed."""
+
+    code = "slot-booted"
+    hint = "Only the passive slot is written; check the slots in the settings."
+
+
+class DeviceMountedError(WriteRefusedError):
+    """The device, or one that stands on it, is mounted or used as swap."""
+
+    code = "device-mounted"
+    hint = "Unmount it (`findmnt`, `swapon --show` tell where it is used) and try again."
+
+
+class DeviceError(PartitionsError):
+    """The device under the bytes fails or is not what it should be."""
+
+
+class DeviceOpenError(DeviceError):
+    """The disk or partition cannot be opened."""
+
+    code = "device-open"
+    hint = "Check the path and the rights of this user on it."
+
+    @classmethod
+    def because(cls, path: Path, error: OSError) -> Self:
+        """Say which path would not open, and why."""
+        return cls(f"{path} cannot be opened: {error.strerror or error}")
+
+
+class DeviceBusyError(DeviceError):
+    """Another program holds the device."""
+
+    code = "device-busy"
+    hint = "Another updater, device-mapper or RAID holds it; `lsblk` and `fuser` tell which."
+
+
+class DeviceTooSmallError(DeviceError):
+    """What shall be written is larger than the place for it."""
+
+    code = "device-too-small"
+    hint = "The partition must be at least as large as the image; nothing past its end was written."
+
+
+class DeviceReadError(DeviceError):
+    """The device gave an error, or ended, while it was read."""
+
+    code = "device-read"
+    hint = "Look into the kernel log; the disk may be failing."
+
+    @classmethod
+    def because(cls, path: Path, offset: int, error: OSError) -> Self:
+        """Say where reading failed, and why."""
+        return cls(f"reading {path} at byte {offset} failed: {error.strerror or error}")
+
+
+class DeviceWriteError(DeviceError):
+    """The device gave an error while it was written or flushed."""
+
+    code = "device-write"
+    hint = "Look into the kernel log and at free space (disk files); the disk may be failing."
+
+    @classmethod
+    def because(cls, path: Path, offset: int, error: OSError) -> Self:
+        """Say where writing failed, and why."""
+        return cls(f"writing {path} at byte {offset} failed: {error.strerror or error}")
+
+
+class ReadbackMismatchError(DeviceError):
+    """What the device gives back is not what was written."""
+
+    code = "readback-mismatch"
+    hint = "The disk or its controller may be failing; the slot was not armed."
+
+
+class BootControlError(PartitionsError):
+    """The boot loader's memory cannot be read or written as wanted."""
+
+    code = "boot-control"
+    hint = "`bascule slots` shows what the boot loader would do; its settings name the keeper."
+
+
+class NothingBootableError(BootControlError):
+    """The boot loader would find no slot to start."""
+
+    code = "nothing-bootable"
+    hint = "Boot a slot by hand from the loader's menu, then run `bascule confirm`."
+
+
+class DiskImageError(PartitionsError):
+    """A disk file cannot be made."""
+
+
+class LayoutInvalidError(DiskImageError):
+    """The TOML of a disk layout holds what it must not."""
+
+    code = "layout-invalid"
+    hint = "partitions/README.md lists every key of a disk layout."
+    exit_status = EXIT_USAGE
+
+
+class DiskExistsError(DiskImageError):
+    """The file to be made is there already."""
+
+    code = "disk-exists"
+    hint = "Give another name, or --force to replace it."
+    exit_status = EXIT_USAGE
+
+
+class ToolMissingError(DiskImageError):
+    """A program that makes a file system is not installed."""
+
+    code = "tool-missing"
+    hint = "Install it (Debian: dosfstools for vfat, e2fsprogs for ext4)."
+
+
+class ToolFailedError(DiskImageError):
+    """A program that makes a file system ended with an error."""
+
+    code = "tool-failed"
+    hint = "Its own words are in the message; check size and free space."
