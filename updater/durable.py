@@ -48,15 +48,17 @@ def replace_durably(path: Path, data: bytes, *, mode: int = PRIVATE_MODE) -> Non
 
 
 def append_durably(path: Path, line: bytes, *, mode: int = PRIVATE_MODE) -> None:
-    """Append one line and flush it; a torn last line is the reader's to skip.
+    """Append one line and flush it; a torn line before it stays a line of its own, to be skipped.
 
     Raises:
         OSError: no space, a read-only folder or a failed flush.
     """
     fresh = not path.exists()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, mode)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, mode)
     with os.fdopen(descriptor, "ab") as file:
-        file.write(line)
+        end = os.fstat(descriptor).st_size
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        file.write(b"\n" + line if torn else line)
         file.flush()
         os.fsync(file.fileno())
     if fresh:

@@ -1,0 +1,63 @@
+"""The numbers of events and errors."""
+
+from __future__ import annotations
+
+import pytest
+
+from updater.omaha.codes import (
+    BASCULE_CODE_NUMBERS,
+    EngineError,
+    is_failed_trial,
+    number_of,
+    sentence_of,
+    without_flags,
+)
+
+
+def test_a_failed_trial_is_a_rollback_to_every_server() -> None:
+    assert number_of("trial-unhealthy") == 44
+
+
+def test_a_code_without_a_number_of_its_own_points_to_the_attribute() -> None:
+    assert number_of("trust-expired") == 5000
+
+
+@pytest.mark.parametrize(("code", "number"), sorted(BASCULE_CODE_NUMBERS.items()))
+def test_a_code_the_stock_engine_knows_has_its_number(code: str, number: EngineError) -> None:
+    assert number_of(code) == number
+
+
+def test_the_four_flag_bits_are_no_part_of_the_number() -> None:
+    assert without_flags(268435490) == 34
+    assert without_flags(-2147483604) == 44  # dev mode, printed as a signed word
+
+
+@pytest.mark.parametrize(
+    ("error_code", "bascule_code", "failed"),
+    [
+        (44, "", True),
+        (44 + (1 << 28), "", True),
+        (5000, "trial-timeout", True),
+        (None, "trial-unhealthy", True),
+        (10, "payload-hash", False),
+        (None, "", False),
+        (9, "", False),
+    ],
+)
+def test_only_a_trial_that_did_not_hold_counts_as_one(
+    error_code: int | None, bascule_code: str, *, failed: bool
+) -> None:
+    assert is_failed_trial(error_code=error_code, bascule_code=bascule_code) is failed
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (44, "rollback (44)"),
+        (268435466, "payload hash mismatch (10)"),
+        (2503, "server answered HTTP 503 (2503)"),
+        (777, "unknown error (777)"),
+    ],
+)
+def test_a_number_has_words(number: int, sentence: str) -> None:
+    assert sentence_of(number) == sentence
