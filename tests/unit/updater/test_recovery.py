@@ -1,0 +1,343 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partitions.boot.control import BootState, SlotState
+from partitions.slots import Slot
+from updater.lifecycle import TRANSITIONS, Event, State
+from updater.machine import Boot
+from updater.recovery import Recovery, recover
+from updater.state import Failure, NodeState, Update
+
+NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
+UPDATE: Final = Update(
+    version="2.0.0", rollback_index=2, previous_version="1.0.0", slot="b", began=NOW
+)
+ROLLBACK: Final = msgspec.structs.replace(UPDATE, rollback=True)
+WITHDRAWN: Final = msgspec.structs.replace(UPDATE, withdrawn=True)
+
+PROVEN: Final = SlotState(armed=True, tries_left=0, confirmed=True)
+NEVER: Final = SlotState(armed=False, tries_left=0, confirmed=False)  # disarmed, or tries spent
+FRESH: Final = SlotState(armed=True, tries_left=1, confirmed=False)
+
+# The loader's memory in the course of an update of a node that runs in slot A.
+DISARMED: Final = BootState(target=Slot.A, slots={Slot.A: PROVEN, Slot.B: NEVER})
+ARMED: Final = BootState(target=Slot.B, slots={Slot.A: PROVEN, Slot.B: FRESH})
+TRIED: Final = DISARMED  # the only try is spent: the loader would go back
+CONFIRMED: Final = BootState(target=Slot.B, slots={Slot.A: PROVEN, Slot.B: PROVEN})
+BOTH_WHOLE: Final = BootState(target=Slot.A, slots={Slot.A: PROVEN, Slot.B: PROVEN})
+
+# States with an update under way, written in boot-1, in which slot A ran.
+UNDER_WAY: Final = (
+    State.INSTALLING,
+    State.VERIFYING,
+    State.ARMED,
+    State.REBOOTING,
+    State.TRIAL,
+)
+
+
+def memory(state: State, **changes: object) -> NodeState:
+    """Return the memory of a node that was in `state` during boot-1."""
+    update = UPDATE if state in UNDER_WAY else None
+    plain = NodeState(state=state, boot_id="boot-1", update=update, healthy_boot="boot-1")
+    return msgspec.structs.replace(plain, **changes)
+
+
+def found(node: NodeState, loader: BootState, *, slot: Slot, boot_id: str = "boot-2") -> Recovery:
+    return recover(node, Boot(slot=slot, boot_id=boot_id), loader, NOW)
+
+
+def outcome(recovery: Recovery) -> tuple[Event, State, bool]:
+    return recovery.event, recovery.node.state, recovery.fallen_back is not None
+
+
+BLAMED: Final = True
+UNBLAMED: Final = False
+
+# what was remembered, what the loader says, which slot runs now; what happened, what follows,
+# and whether the version is taken for one that did not hold
+AFTER_A_BOOT: Final = [
+    (State.IDLE, BOTH_WHOLE, Slot.A, Event.BOOTED_OLD, State.IDLE, UNBLAMED),
+    (State.IDLE, BOTH_WHOLE, Slot.B, Event.BOOTED_OLD, State.IDLE, UNBLAMED),
+    (State.CHECKING, BOTH_WHOLE, Slot.A, Event.BOOTED_OLD, State.IDLE, UNBLAMED),
+    (State.INSTALLING, DISARMED, Slot.A, Event.BOOTED_OLD, State.INSTALLING, UNBLAMED),
+    (State.VERIFYING, DISARMED, Slot.A, Event.BOOTED_OLD, State.INSTALLING, UNBLAMED),
+    (State.ARMED, TRIED, Slot.B, Event.BOOTED_NEW, State.TRIAL, UNBLAMED),
+    (State.ARMED, DISARMED, Slot.A, Event.BOOTED_OLD, State.IDLE, BLAMED),
+    (State.ARMED, ARMED, Slot.A, Event.BOOTED_UNTRIED, State.ARMED, UNBLAMED),
+    (State.REBOOTING, TRIED, Slot.B, Event.BOOTED_NEW, State.TRIAL, UNBLAMED),
+    (State.REBOOTING, TRIED, Slot.A, Event.BOOTED_OLD, State.IDLE, BLAMED),
+    (State.REBOOTING, ARMED, Slot.A, Event.BOOTED_UNTRIED, State.ARMED, UNBLAMED),
+    (State.TRIAL, TRIED, Slot.B, Event.BOOTED_NEW, State.TRIAL, UNBLAMED),
+    (State.TRIAL, CONFIRMED, Slot.B, Event.BOOTED_NEW, State.TRIAL, UNBLAMED),
+    (State.TRIAL, TRIED, Slot.A, Event.BOOTED_OLD, State.IDLE, BLAMED),
+]
+
+
+@pytest.mark.parametrize(("state", "loader", "slot", "event", "after", "blamed"), AFTER_A_BOOT)
+def test_after_a_boot(
+    state: State, loader: BootState, slot: Slot, event: Event, after: State, blamed: bool
+) -> None:
+    assert outcome(found(memory(state), loader, slot=slot)) == (event, after, blamed)
+
+
+@pytest.mark.parametrize("state", [State.INSTALLING, State.VERIFYING])
+@pytest.mark.parametrize("loader", [ARMED, TRIED])
+def test_power_that_fails_between_arming_and_noting_it_begins_a_trial(
+    state: State, loader: BootState
+) -> None:
+    recovery = found(memory(state), loader, slot=Slot.B)
+    assert outcome(recovery) == (Event.BOOTED_NEW, State.TRIAL, UNBLAMED)
+    assert recovery.node.update == msgspec.structs.replace(UPDATE, tries_used=1)
+
+
+@pytest.mark.parametrize("state", [State.INSTALLING, State.VERIFYING])
+def test_a_process_killed_between_arming_and_noting_it_verifies_anew(state: State) -> None:
+    recovery = found(memory(state), ARMED, slot=Slot.A, boot_id="boot-1")
+    assert outcome(recovery) == (Event.RESTARTED, State.INSTALLING, UNBLAMED)
+    assert recovery.node.update == UPDATE
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_new_process_keeps_what_the_boot_has_shown(state: State) -> None:
+    node = memory(state, reboot_ordered=True)
+    loader = ARMED if state is State.ARMED else BOTH_WHOLE
+    recovery = found(node, loader, slot=Slot.A, boot_id="boot-1")
+    assert recovery.event is Event.RESTARTED
+    assert recovery.node.healthy_boot == "boot-1"
+    assert recovery.node.reboot_ordered
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_boot_has_to_show_its_health_anew_and_needs_a_new_order(state: State) -> None:
+    node = memory(state, reboot_ordered=True, waiting_code="permit-full", waiting_sentence="full")
+    recovery = found(node, BOTH_WHOLE, slot=Slot.A)
+    after = recovery.node
+    assert (after.boot_id, after.healthy_boot, after.reboot_ordered) == ("boot-2", "", False)
+    assert (after.waiting_code, after.waiting_sentence) == ("", "")
+
+
+@pytest.mark.parametrize("permit", ["none", "held", "unknown"])
+@pytest.mark.parametrize("slot", Slot)
+def test_a_boot_changes_nothing_about_the_permit(permit: str, slot: Slot) -> None:
+    recovery = found(memory(State.REBOOTING, permit=permit), TRIED, slot=slot)
+    assert recovery.node.permit == permit
+
+
+def test_every_boot_of_the_new_slot_counts() -> None:
+    first = found(memory(State.REBOOTING), ARMED, slot=Slot.B)
+    second = found(first.node, ARMED, slot=Slot.B, boot_id="boot-3")
+    assert second.node.update is not None
+    assert second.node.update.tries_used == 2
+
+
+def test_a_fall_back_without_a_verdict_says_that_nothing_is_known() -> None:
+    recovery = found(memory(State.TRIAL), TRIED, slot=Slot.A)
+    assert recovery.fallen_back is not None
+    update, failure = recovery.fallen_back
+    assert update == UPDATE
+    assert (failure.code, failure.version, failure.at) == ("trial-fell-back", "2.0.0", NOW)
+    assert "went back to slot a" in failure.sentence
+    assert recovery.node.last_failure == failure
+    assert recovery.node.update is None
+
+
+def test_a_fall_back_keeps_the_verdict_that_the_trial_gave() -> None:
+    verdict = Failure(code="trial-unhealthy", sentence="check web", at=NOW, version="2.0.0")
+    recovery = found(memory(State.REBOOTING, last_failure=verdict), TRIED, slot=Slot.A)
+    assert recovery.fallen_back == (UPDATE, verdict)
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        Failure(code="trial-unhealthy", sentence="of another", at=NOW, version="1.9.0"),
+        Failure(code="download-failed", sentence="not of a trial", at=NOW, version="2.0.0"),
+    ],
+)
+def test_a_fall_back_does_not_borrow_the_reason_of_something_else(verdict: Failure) -> None:
+    recovery = found(memory(State.REBOOTING, last_failure=verdict), TRIED, slot=Slot.A)
+    assert recovery.fallen_back is not None
+    assert recovery.fallen_back[1].code == "trial-fell-back"
+
+
+class TestWithdrawing:
+    """A newer release or a person replaces the armed one: noted, disarmed, noted."""
+
+    def test_power_that_fails_after_the_slot_was_disarmed_blames_nobody(self) -> None:
+        recovery = found(memory(State.ARMED, update=WITHDRAWN), DISARMED, slot=Slot.A)
+        assert outcome(recovery) == (Event.BOOTED_OLD, State.IDLE, UNBLAMED)
+        assert recovery.node.update is None
+        assert recovery.node.last_failure is None
+
+    def test_power_that_fails_before_it_was_disarmed_is_a_trial_like_any_other(self) -> None:
+        recovery = found(memory(State.ARMED, update=WITHDRAWN), ARMED, slot=Slot.B)
+        assert recovery.node.state is State.TRIAL
+        assert recovery.node.update is not None
+        assert not recovery.node.update.withdrawn
+        assert found(recovery.node, TRIED, slot=Slot.A, boot_id="boot-3").fallen_back is not None
+
+    def test_a_process_killed_after_it_disarmed_is_idle_again(self) -> None:
+        node = memory(State.ARMED, update=WITHDRAWN)
+        recovery = found(node, DISARMED, slot=Slot.A, boot_id="boot-1")
+        assert outcome(recovery) == (Event.CANCELLED, State.IDLE, UNBLAMED)
+        assert recovery.node.update is None
+
+    def test_a_process_killed_before_it_disarmed_is_still_armed(self) -> None:
+        node = memory(State.ARMED, update=WITHDRAWN)
+        recovery = found(node, ARMED, slot=Slot.A, boot_id="boot-1")
+        assert outcome(recovery) == (Event.RESTARTED, State.ARMED, UNBLAMED)
+        assert recovery.node.update == UPDATE
+
+    def test_an_armed_slot_that_is_no_target_is_installed_anew(self) -> None:
+        """Rebooting for it would end in the old system and blame the version."""
+        recovery = found(memory(State.ARMED), DISARMED, slot=Slot.A, boot_id="boot-1")
+        assert outcome(recovery) == (Event.SUPERSEDED, State.INSTALLING, UNBLAMED)
+        assert recovery.node.update == UPDATE
+
+    def test_a_rollback_that_is_no_target_is_given_up(self) -> None:
+        node = memory(State.ARMED, update=ROLLBACK)
+        recovery = found(node, BOTH_WHOLE, slot=Slot.A, boot_id="boot-1")
+        assert outcome(recovery) == (Event.CANCELLED, State.IDLE, UNBLAMED)
+
+
+class TestLostMemory:
+    """The state folder is gone or damaged: `NodeState()` is what is left."""
+
+    def test_in_a_confirmed_slot_the_node_is_idle(self) -> None:
+        recovery = found(NodeState(), BOTH_WHOLE, slot=Slot.A)
+        assert outcome(recovery) == (Event.BOOTED_OLD, State.IDLE, UNBLAMED)
+
+    @pytest.mark.parametrize("loader", [ARMED, TRIED])
+    def test_in_a_slot_that_is_not_confirmed_the_node_is_on_trial(self, loader: BootState) -> None:
+        recovery = found(NodeState(), loader, slot=Slot.B)
+        assert outcome(recovery) == (Event.BOOTED_NEW, State.TRIAL, UNBLAMED)
+
+    def test_a_second_boot_of_that_slot_is_on_trial_again(self) -> None:
+        first = found(NodeState(), ARMED, slot=Slot.B).node
+        second = found(first, TRIED, slot=Slot.B, boot_id="boot-3")
+        assert outcome(second) == (Event.BOOTED_NEW, State.TRIAL, UNBLAMED)
+
+    def test_a_boot_of_the_old_slot_ends_that_trial(self) -> None:
+        first = found(NodeState(), ARMED, slot=Slot.B).node
+        second = found(first, TRIED, slot=Slot.A, boot_id="boot-3")
+        assert outcome(second) == (Event.BOOTED_OLD, State.IDLE, UNBLAMED)
+
+    def test_whether_a_permit_is_held_is_unknown(self) -> None:
+        assert found(NodeState(), BOTH_WHOLE, slot=Slot.A).node.permit == "unknown"
+
+
+# What follows holds for whatever a process may find.
+
+slot_states = st.builds(
+    SlotState,
+    armed=st.booleans(),
+    tries_left=st.integers(min_value=0, max_value=15),
+    confirmed=st.booleans(),
+)
+loaders = st.builds(
+    BootState,
+    target=st.none() | st.sampled_from(Slot),
+    slots=st.fixed_dictionaries({Slot.A: slot_states, Slot.B: slot_states}),
+)
+updates = st.builds(
+    lambda changes: msgspec.structs.replace(UPDATE, **changes),
+    st.fixed_dictionaries(
+        {
+            "slot": st.sampled_from(["a", "b"]),
+            "rollback": st.booleans(),
+            "withdrawn": st.booleans(),
+            "tries_used": st.integers(min_value=0, max_value=15),
+        }
+    ),
+)
+verdicts = st.builds(
+    Failure,
+    code=st.sampled_from(["trial-unhealthy", "trial-too-late", "download-failed"]),
+    sentence=st.just("why"),
+    at=st.just(NOW),
+    version=st.sampled_from(["", "1.0.0", "2.0.0"]),
+)
+memories = st.builds(
+    NodeState,
+    state=st.sampled_from(State),
+    boot_id=st.sampled_from(["", "boot-1", "boot-2"]),
+    update=st.none() | updates,
+    permit=st.sampled_from(["none", "held", "unknown"]),
+    reboot_ordered=st.booleans(),
+    healthy_boot=st.sampled_from(["", "boot-1", "boot-2"]),
+    last_failure=st.none() | verdicts,
+)
+UNTIMED: Final = settings(deadline=None, max_examples=300)
+
+
+@UNTIMED
+@given(memories, loaders, st.sampled_from(Slot))
+def test_whatever_is_found_is_one_legal_move(
+    node: NodeState, loader: BootState, slot: Slot
+) -> None:
+    recovery = found(node, loader, slot=slot)
+    assert recovery.node.state is TRANSITIONS[node.state][recovery.event]
+    assert recovery.node.boot_id == "boot-2"
+
+
+@UNTIMED
+@given(memories, loaders, st.sampled_from(Slot))
+def test_recovering_twice_changes_nothing_more(
+    node: NodeState, loader: BootState, slot: Slot
+) -> None:
+    """A process may be killed right after it wrote what it found."""
+    once = found(node, loader, slot=slot).node
+    again = found(once, loader, slot=slot)
+    assert again.fallen_back is None
+    if not (once.state is State.ARMED and again.event is not Event.RESTARTED):
+        assert again.node == once
+
+
+@UNTIMED
+@given(memories, loaders, st.sampled_from(Slot))
+def test_only_a_version_that_was_chosen_and_did_not_come_up_is_blamed(
+    node: NodeState, loader: BootState, slot: Slot
+) -> None:
+    recovery = found(node, loader, slot=slot)
+    if recovery.fallen_back is None:
+        return
+    update, failure = recovery.fallen_back
+    assert node.update == update
+    assert not update.withdrawn
+    assert update.slot != slot.value
+    assert node.state in {State.ARMED, State.REBOOTING, State.TRIAL}
+    assert recovery.node.state is State.IDLE
+    assert recovery.node.update is None
+    assert failure.version == update.version
+    assert failure.code.startswith("trial-")
+
+
+@UNTIMED
+@given(memories, loaders, st.sampled_from(Slot))
+def test_an_update_is_never_forgotten_while_it_is_under_way(
+    node: NodeState, loader: BootState, slot: Slot
+) -> None:
+    """Or nobody could say what INSTALLING, VERIFYING and ARMED are about."""
+    if node.update is None or node.state not in UNDER_WAY:
+        return
+    after = found(node, loader, slot=slot).node
+    assert (after.update is None) == (after.state is State.IDLE)
+
+
+EXPECTED_BY_SLOT: Final[Mapping[bool, State]] = {True: State.IDLE, False: State.TRIAL}
+
+
+@UNTIMED
+@given(loaders, st.sampled_from(Slot))
+def test_without_a_memory_the_loader_tells_trial_from_idle(loader: BootState, slot: Slot) -> None:
+    recovery = found(NodeState(), loader, slot=slot)
+    assert recovery.node.state is EXPECTED_BY_SLOT[loader.slots[slot].confirmed]

@@ -1,0 +1,176 @@
+"""Builds a node out of its settings: the one place where clocks, chance and devices are chosen."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from partitions.boot import open_boot_control
+from partitions.slots import PartRef, Slot, SlotLayout
+from updater.errors import SettingsError
+from updater.machine import Machine
+from updater.node import Node
+from updater.progress import ProgressFile
+from updater.state import Store
+
+if TYPE_CHECKING:
+    import requests
+
+    from updater.permit.contract import PermitKeeper
+    from updater.settings import PermitSettings, Settings
+    from updater.steering import Steering
+    from updater.trust.refresh import TrustClient
+
+SYSTEM_CA_FILE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def slot_layout(settings: Settings) -> SlotLayout:
+    """Return which partitions make slot A and slot B.
+
+    Raises:
+        SettingsError: a reference is no label and no UUID.
+    """
+    named = {Slot.A: settings.slots.a, Slot.B: settings.slots.b}
+    try:
+        return {
+            slot: {part: PartRef.parse(text) for part, text in parts.items()}
+            for slot, parts in named.items()
+        }
+    except ValueError as error:
+        raise SettingsError(f"[slots]: {error}") from error
+
+
+def build(settings: Settings) -> Node:
+    """Return the node that the settings describe. Nothing is opened for writing.
+
+    Raises:
+        SettingsError: a reference is malformed.
+        MachineError: the booted slot cannot be told.
+        PartitionsError: the disk has no usable table or lacks a partition.
+    """
+    layout = slot_layout(settings)
+    machine = _machine(settings, layout)
+    store = Store(Path(settings.node.state_folder))
+    sessions = _sessions(settings)
+    return Node(
+        settings=settings,
+        layout=layout,
+        machine=machine,
+        loader=open_boot_control(
+            settings.slots.boot_control,
+            Path(settings.slots.disk),
+            layout,
+            booted=machine.boot().slot,
+        ),
+        store=store,
+        clock=_now,
+        chance=random.SystemRandom().random,
+        trust=cache(lambda: _trust(settings, machine, store, sessions)),
+        permits=cache(lambda: _permits(settings.permit, machine, store)),
+        http=sessions,
+        steering=_steering(settings, sessions),
+        progress=ProgressFile(Path(settings.node.run_folder), time.monotonic),
+        stop=threading.Event(),
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _machine(settings: Settings, layout: SlotLayout) -> Machine:
+    if settings.node.machine == "model":
+        from updater.machine_model import make
+
+        return make(settings, layout)
+    from updater.machine_linux import LinuxMachine
+
+    return LinuxMachine(
+        disk=Path(settings.slots.disk),
+        layout=layout,
+        machine_id_file=Path(settings.node.machine_id_file),
+        alias=settings.node.alias,
+        reboot_command=settings.node.reboot_command,
+    )
+
+
+def _sessions(settings: Settings) -> Callable[[], requests.Session]:
+    """Return what makes HTTP sessions of our own settings; requests is loaded at the first."""
+
+    def session() -> requests.Session:
+        from updater.trust.fetcher import open_session
+
+        wanted = Path(settings.server.ca_file) if settings.server.ca_file else SYSTEM_CA_FILE
+        return open_session(ca_file=wanted if wanted.exists() else None)
+
+    return session
+
+
+def _trust(
+    settings: Settings, machine: Machine, store: Store, sessions: Callable[[], requests.Session]
+) -> TrustClient:
+    from updater.trust.refresh import TrustClient
+
+    root_file = settings.trust.root_file
+    try:
+        root = Path(root_file).read_bytes() if root_file else machine.trusted_root()
+    except OSError as error:
+        raise SettingsError(f"trust.root_file {root_file}: {error.strerror}") from error
+    return TrustClient(
+        folder=store.folder / "trust",
+        bootstrap_root=root,
+        metadata_url=settings.trust.metadata_url,
+        session_factory=sessions,
+        clock=_now,
+        clock_floor=machine.image_facts(machine.boot().slot).built,
+    )
+
+
+def _permits(settings: PermitSettings, machine: Machine, store: Store) -> PermitKeeper:
+    from updater.permit.contract import Node as Asker
+
+    identity = machine.identity()
+    asker = Asker(id=identity.machine_id, host=identity.host)
+    if settings.kind == "none":
+        from updater.permit.none import NoPermits
+
+        return NoPermits(node=asker, now=_now)
+    from updater.permit.cluster import FileClusterMemory
+    from updater.permit.opening import open_permits
+    from updater.permit.settings import EtcdSettings
+
+    checked = EtcdSettings(
+        endpoints=tuple(settings.endpoints),
+        group=settings.group,
+        initial_max=settings.max,
+        ca_file=_path(settings.ca_file),
+        cert_file=_path(settings.cert_file),
+        key_file=_path(settings.key_file),
+        username=settings.username,
+        password_file=_path(settings.password_file),
+        insecure=settings.insecure,
+    )
+    memory = FileClusterMemory(store.folder / "etcd-cluster.json")
+    return open_permits(checked, node=asker, memory=memory)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def _steering(settings: Settings, sessions: Callable[[], requests.Session]) -> Steering | None:
+    if not settings.server.omaha_url:
+        return None
+    from updater.steering import Steering
+
+    return Steering(
+        settings.server.omaha_url,
+        session=sessions,
+        timeout_secs=settings.server.timeout_secs,
+    )

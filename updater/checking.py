@@ -1,0 +1,306 @@
+"""The verb "check": ask Omaha, refresh trust, decide whether. Nothing is written to a slot."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from updater import ENGINE_VERSION
+from updater.errors import EXIT_ARMED, UnreachableError
+from updater.lifecycle import Event, State
+from updater.rooms import ROOM_ERRORS, AnyRoomError
+from updater.state import NodeState, Update
+from updater.steering import Hint, Self
+from updater.trust.errors import NothingNewerError
+from updater.trust.holdback import is_held_back, newer_since
+from updater.trust.view import Identity, PayloadTarget, VerifiedRelease
+
+if TYPE_CHECKING:
+    from images.release import ChannelDocument, ImageFacts
+    from updater.node import Node
+    from updater.settings import ServerSettings
+
+log = logging.getLogger(__name__)
+
+BACKOFF_MAX: Final = timedelta(hours=4)
+SERVER_HINT_MAX: Final = timedelta(hours=24)  # a server may slow a node down, not switch it off
+
+
+class ServerHoldsError(NothingNewerError):
+    """The server has nothing for this node now; its reason is in the sentence."""
+
+    hint = "The server steers the rollout: see the group on its dashboard."
+
+    def __init__(self, sentence: str, *, code: str, poll_secs: int | None) -> None:
+        super().__init__(sentence)
+        self.server_code = code
+        self.poll_secs = poll_secs
+
+
+class ArmedAlreadyError(NothingNewerError):
+    """What would be installed waits for its reboot."""
+
+    code = "armed-already"
+    hint = "`bascule reboot` starts it."
+    exit_status = EXIT_ARMED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A release that this node may install, and where its payload is said to be.
+
+    Attributes:
+        release: verified by TUF and policy.
+        payload: the one to fetch.
+        urls: where to fetch it, best first; not trusted.
+        running: what runs now.
+        poll_secs: when the server wants to be asked again.
+    """
+
+    release: VerifiedRelease
+    payload: PayloadTarget
+    urls: tuple[str, ...]
+    running: ImageFacts
+    poll_secs: int | None = None
+
+
+def look(
+    node: Node, memory: NodeState, *, by_person: bool, forced: bool = False, version: str = ""
+) -> Found:
+    """Ask Omaha and TUF; changes nothing but what trust remembers.
+
+    Args:
+        node: the collaborators.
+        memory: the node's memory.
+        by_person: a person asks, so the server need not throttle.
+        forced: a version that failed here may be tried again.
+        version: only this one is wanted, empty for any.
+
+    Raises:
+        NothingNewerError: nothing is wanted now (ServerHoldsError: the server says so).
+        RefusedError: trust or policy says no.
+        UnreachableError: a server could not be asked.
+    """
+    running = node.running()
+    hint = _ask(node, memory, running, by_person=by_person)
+    view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
+    _watch_for_holdback(node, view.channel, running.version)
+    if hint is not None and hint.offer is None and not version:
+        raise ServerHoldsError(hint.sentence or hint.code, code=hint.code, poll_secs=hint.poll_secs)
+    from updater.trust.policy import choose
+
+    release = choose(
+        view,
+        _identity(node, running),
+        floor=max(node.store.read_floor(), running.rollback_index),
+        denied=node.store.read_denied(),
+        offer=hint.offer if hint is not None else None,
+        now=node.clock(),
+        pinned=version or None,
+        forced=forced,
+    )
+    payload = min(release.payloads, key=lambda target: target.size)
+    urls = _urls(node, payload, hint)
+    return Found(
+        release=release,
+        payload=payload,
+        urls=urls,
+        running=running,
+        poll_secs=hint.poll_secs if hint else None,
+    )
+
+
+def check(
+    node: Node, memory: NodeState, *, by_person: bool, forced: bool = False, version: str = ""
+) -> tuple[NodeState, Found]:
+    """Check, and enter INSTALLING when there is something to install.
+
+    Raises:
+        AnyRoomError: as `look`; the memory then says why and when it asks again.
+    """
+    superseding = memory.state is State.ARMED
+    if not superseding:
+        memory = node.advance(memory, Event.CHECK_DUE)
+    try:
+        found = look(node, memory, by_person=by_person, forced=forced, version=version)
+    except ROOM_ERRORS as error:
+        _note(node, node.store.read_state(), error, superseding=superseding)
+        raise
+    memory = node.store.read_state()
+    if superseding and memory.update and found.release.version == memory.update.version:
+        message = f"version {found.release.version} is armed already"
+        node.keep(memory, **_schedule(node, memory, failed=False, poll_secs=found.poll_secs))
+        raise ArmedAlreadyError(message)
+    if superseding:  # first, so that no cut can boot what the memory no longer names
+        memory = withdraw(node, memory)
+        node.loader.disarm(node.boot().slot.other)
+    event = Event.SUPERSEDED if superseding else Event.OFFERED
+    memory = node.advance(
+        memory,
+        event,
+        update=_update(node, found, forced=forced, pinned=bool(version)),
+        last_check=node.clock(),
+        last_check_code="offered",
+        last_check_sentence=f"version {found.release.version} is offered",
+        reboot_ordered=False,
+        checks_failed=0,
+        next_check=None,
+    )
+    node.store.remember(node.clock(), "update began", version=found.release.version)
+    return memory, found
+
+
+def withdraw(node: Node, memory: NodeState) -> NodeState:
+    """Note that the armed slot is about to be disarmed by us.
+
+    Written before the loader's memory: after a cut in between, the boot of the old slot is not
+    taken for a version that did not hold.
+    """
+    if memory.update is None:
+        return memory
+    return node.keep(memory, update=msgspec.structs.replace(memory.update, withdrawn=True))
+
+
+def present(node: Node, memory: NodeState) -> Self:
+    """Return how the node presents itself to a server."""
+    running = node.running()
+    boot = node.boot()
+    identity = node.machine.identity()
+    return Self(
+        product=running.product,
+        board=running.board,
+        version=running.version,
+        group=node.settings.server.group,
+        machine_id=identity.machine_id,
+        host=identity.host,
+        boot_id=boot.boot_id,
+        state=memory.state.value,
+        slot=boot.slot.value,
+    )
+
+
+def next_check(
+    now: datetime, *, interval: timedelta, jitter_share: float, chance: float, failures: int
+) -> datetime:
+    """Return when to ask again: the interval, doubled with each failure, and jittered.
+
+    Args:
+        now: the time.
+        interval: the usual pause.
+        jitter_share: how much of the pause is up to chance, 0 to 1.
+        chance: in [0, 1).
+        failures: failed checks in a row.
+    """
+    pause = min(interval * (1 << min(failures, 16)), max(BACKOFF_MAX, interval))
+    return now + pause * (1 + jitter_share * (2 * chance - 1))
+
+
+def longest_pause(server: ServerSettings) -> timedelta:
+    """Return the longest pause that `next_check` and a server's hint can come to."""
+    interval = timedelta(seconds=server.poll_interval_secs)
+    return max(interval, BACKOFF_MAX, SERVER_HINT_MAX) * (1 + server.poll_jitter_share)
+
+
+def first_check(server: ServerSettings, boot_id: str) -> timedelta:
+    """Return the uptime of the first check: jittered, and the same for all of one boot."""
+    chance = zlib.crc32(boot_id.encode()) / 2**32
+    return timedelta(seconds=server.first_check_secs) * (
+        1 + server.poll_jitter_share * (2 * chance - 1)
+    )
+
+
+def _watch_for_holdback(node: Node, channel: ChannelDocument, running: str) -> None:
+    """Say aloud when the server is silent for long about what the signed channel names."""
+    memory = node.store.read_state()
+    now = node.clock()
+    since = newer_since(channel, running, since=memory.newer_since, now=now)
+    limit = timedelta(days=node.settings.trust.max_holdback_days)
+    if is_held_back(since, now=now, max_holdback=limit):
+        log.error("update is held back code=held-back current=%s since=%s", channel.current, since)
+    node.keep(memory, newer_since=since)
+
+
+def _ask(node: Node, memory: NodeState, running: ImageFacts, *, by_person: bool) -> Hint | None:
+    if node.steering is None:
+        return None
+    log.debug("asking the server version=%s", running.version)
+    return node.steering.ask(present(node, memory), by_person=by_person)
+
+
+def _identity(node: Node, running: ImageFacts) -> Identity:
+    return Identity(
+        product=running.product,
+        board=running.board,
+        channel=node.settings.server.channel,
+        version=running.version,
+        engine=ENGINE_VERSION,
+    )
+
+
+def _urls(node: Node, payload: PayloadTarget, hint: Hint | None) -> tuple[str, ...]:
+    """Mirrors of the settings first; the server's URLs only for the file that they name."""
+    name = f"{payload.sha256}.crau"
+    mirrors = [f"{base.rstrip('/')}/{name}" for base in node.settings.download.mirrors]
+    if hint is not None and hint.offer is not None:
+        named = hint.offer.files[0]
+        if named.sha256 in {None, payload.sha256}:
+            mirrors += hint.urls
+    if not mirrors:
+        base = node.settings.trust.metadata_url.rsplit("/repository/", 1)[0]
+        mirrors.append(f"{base}/payloads/{name}")
+    return tuple(dict.fromkeys(mirrors))
+
+
+def _update(node: Node, found: Found, *, forced: bool, pinned: bool) -> Update:
+    return Update(
+        version=found.release.version,
+        rollback_index=found.release.rollback_index,
+        previous_version=found.running.version,
+        slot=node.boot().slot.other.value,
+        began=node.clock(),
+        target_path=found.payload.path,
+        sha256=found.payload.sha256,
+        size=found.payload.size,
+        forced=forced,
+        pinned=pinned,
+    )
+
+
+def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bool) -> None:
+    """Remember why the check brought nothing, and when the next one is due."""
+    unreachable = isinstance(error, UnreachableError)
+    nothing = isinstance(error, NothingNewerError)
+    code = getattr(error, "server_code", error.code)
+    poll_secs = getattr(error, "poll_secs", None)
+    changes = _schedule(node, memory, failed=unreachable, poll_secs=poll_secs) | {
+        "last_check": node.clock(),
+        "last_check_code": code,
+        "last_check_sentence": str(error),
+    }
+    if superseding:
+        node.keep(memory, **changes)
+        return
+    event = Event.NOTHING if nothing else Event.UNREACHABLE if unreachable else Event.REFUSED
+    node.advance(memory, event, **changes)
+
+
+def _schedule(
+    node: Node, memory: NodeState, *, failed: bool, poll_secs: int | None = None
+) -> dict[str, object]:
+    server = node.settings.server
+    # Bounded as a number first: a timedelta of what a server may send overflows.
+    hinted = timedelta(seconds=min(max(poll_secs or 0, 0), SERVER_HINT_MAX.total_seconds()))
+    failures = memory.checks_failed + 1 if failed else 0
+    due = next_check(
+        node.clock(),
+        interval=max(timedelta(seconds=server.poll_interval_secs), hinted),
+        jitter_share=server.poll_jitter_share,
+        chance=node.chance(),
+        failures=failures,
+    )
+    return {"next_check": due, "checks_failed": failures}

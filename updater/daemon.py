@@ -1,0 +1,205 @@
+"""The loop of the service: take a step, wait, until told to stop. Decides nothing itself.
+
+Checks and installs run in a process of their own (`bascule step`), so that what they load and
+need goes when they end: an idle service stays small, and outlives whatever happens to them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from types import FrameType
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from updater.agent import Check, Install, Wait
+from updater.checking import present
+from updater.download import DownloadStoppedError
+from updater.engine import Engine
+from updater.errors import EXIT_NOTHING, UpdaterError
+from updater.rooms import ROOM_ERRORS
+from updater.steering import Reporter
+
+if TYPE_CHECKING:
+    from updater.node import Node
+
+log = logging.getLogger(__name__)
+
+PAUSE_MIN_SECS: Final = 0.05  # a wait whose end has come already
+PAUSE_MAX_SECS: Final = 5.0  # then the memory is read again: a command may have changed it
+ERROR_PAUSE_SECS: Final = 1.0  # after the first error in a row, doubled with each
+ERROR_PAUSE_MAX_SECS: Final = 60.0
+REPORT_PAUSE_SECS: Final = 30.0
+REPORT_FAREWELL_SECS: Final = 2.0
+WORKER_LOOK_SECS: Final = 0.1
+_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+PERMIT_CODES: Final = "permit-"
+
+
+class WorkerError(UpdaterError):
+    """A check or an install ended badly; its own words came before."""
+
+    code = "step-failed"
+    hint = "Look at the lines before this one; it is tried again by itself."
+
+
+class Daemon:
+    """One node's service.
+
+    Args:
+        node: the collaborators; its `stop` ends the loop.
+        worker: the command that takes one heavy step; None to take it in this process.
+    """
+
+    def __init__(self, node: Node, worker: Sequence[str] | None = None) -> None:
+        self._node = node
+        self._worker = worker
+        self._engine = Engine(node=node)
+        self._reporter = self._make_reporter()
+        self._errors = 0
+
+    def run(self) -> None:
+        """Run until `stop` is set or a signal sets it."""
+        log.info("service begins state-folder=%s", self._node.store.folder)
+        if self._reporter is not None:
+            self._reporter.start()
+        try:
+            while not self._node.stop.is_set():
+                self._round()
+        finally:
+            if self._reporter is not None:
+                self._reporter.close(REPORT_FAREWELL_SECS)
+            log.info("service ends")
+
+    def listen_to_signals(self) -> None:
+        """End the loop on SIGTERM and SIGINT, after what is flushed is noted."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        self._node.stop.set()
+
+    def _round(self) -> None:
+        try:
+            wait = self._engine.step(heavy=self._worker is None)
+            if isinstance(wait, Check | Install):
+                self._work()
+                wait = None
+            self._wake_reporter()
+            if wait is not None:
+                self._rest(wait)
+        except DownloadStoppedError:
+            return
+        except (*ROOM_ERRORS, OSError) as error:  # OSError: the service outlives a full system
+            self._errors += 1
+            pause = min(ERROR_PAUSE_SECS * 2 ** min(self._errors - 1, 10), ERROR_PAUSE_MAX_SECS)
+            code = getattr(error, "code", "system")
+            log.warning("step failed code=%s why=%s pause=%.0f", code, error, pause)
+            if self._reporter is not None:
+                self._reporter.wake()
+            self._node.stop.wait(pause)
+            return
+        self._errors = 0
+
+    def _work(self) -> None:
+        """Let a process of its own take the step; pass a stop on to it.
+
+        Raises:
+            WorkerError: it ended badly; what is due next stands in the memory.
+        """
+        with subprocess.Popen(list(self._worker or ())) as process:
+            while process.poll() is None:
+                if self._node.stop.wait(WORKER_LOOK_SECS):
+                    process.terminate()
+                    break
+        if process.returncode not in {0, EXIT_NOTHING} and not self._node.stop.is_set():
+            raise WorkerError(f"the step ended with status {process.returncode}")
+
+    def _rest(self, wait: Wait) -> None:
+        """Wait until the agent wants to look again, at most a few seconds."""
+        pause = _pause(wait.until, self._node.clock())
+        if wait.code.startswith(PERMIT_CODES) and wait.code != "permit-owed":
+            self._node.permits().wait(pause)
+        else:
+            _trim_memory()
+            self._node.stop.wait(pause)
+
+    def _wake_reporter(self) -> None:
+        if self._reporter is not None and self._node.store.read_reports():
+            self._reporter.wake()
+
+    def _make_reporter(self) -> Reporter | None:
+        node = self._node
+        if node.steering is None:
+            return None
+        return Reporter(
+            store=node.store,
+            steering=node.steering,
+            present=lambda: present(node, node.store.read_state()),
+            pause_secs=REPORT_PAUSE_SECS,
+        )
+
+
+class Step:
+    """One heavy step in a process of its own, which ends when the service does."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def run(self) -> None:
+        """Take the step that is due.
+
+        Raises:
+            AnyRoomError: it failed; the memory says what follows.
+        """
+        _end_with_parent()
+        signal.signal(signal.SIGTERM, lambda *_: self._node.stop.set())
+        with contextlib.suppress(DownloadStoppedError):
+            Engine(node=self._node).step()
+
+
+def _end_with_parent() -> None:
+    """Ask the kernel for SIGKILL when the service dies: nobody would stop this process then."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _pause(until: datetime | None, now: datetime) -> float:
+    if until is None:
+        return PAUSE_MAX_SECS
+    return min(max((until - now).total_seconds(), PAUSE_MIN_SECS), PAUSE_MAX_SECS)
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Send log lines to the error stream, with a priority that the journal understands."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JournalFormatter("%(message)s"))
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    logging.getLogger("tuf").setLevel(logging.ERROR)
+
+
+class _JournalFormatter(logging.Formatter):
+    """`<N>` before a line is its syslog priority (sd-daemon(3)); control characters are escaped."""
+
+    _PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
+        text = super().format(record)
+        safe = "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
+        return f"<{priority}>{safe}"
+
+
+def _trim_memory() -> None:
+    """Give back what an install left behind: an idle service is small."""
+    gc.collect(0)

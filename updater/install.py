@@ -1,0 +1,119 @@
+"""From signed bytes on a mirror to a verified slot.
+
+Types carry the state: `Plan -> WrittenSlot -> VerifiedSlot`; only `verify_slot` makes a
+`VerifiedSlot`, and only that can be armed. How the bytes flow is in `pipeline`; what, when and
+whether is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from images.reader import Metadata, read_metadata
+from partitions.readback import digest_of
+from partitions.writer import RegionWriter
+from updater.errors import RefusedError, UpdaterError
+from updater.pipeline import Pipeline, Shell
+
+if TYPE_CHECKING:
+    from images.release import PayloadFacts
+    from partitions.slots import Slot
+    from updater.download import Download
+    from updater.plan import Plan
+    from updater.state import Journal
+
+
+class FactsMismatchError(RefusedError):
+    """The payload's manifest says something else than its signed facts."""
+
+    code = "facts-mismatch"
+    hint = "The release was published wrongly; publish it again with a new version."
+
+
+class ReadBackError(UpdaterError):
+    """The slot holds other bytes than were written to it."""
+
+    code = "readback-mismatch"
+    hint = "The disk loses or changes data: check its health before the next try."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenSlot:
+    """A slot whose bytes are all written and flushed, not yet read back."""
+
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedSlot:
+    """A slot that was read back past the page cache and equals what was signed."""
+
+    slot: Slot
+    version: str
+    rollback_index: int
+
+
+def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -> WrittenSlot:
+    """Write what the journal does not name as flushed; returns when all of it is durable.
+
+    Args:
+        plan: what goes where; the slot must be disarmed already.
+        download: the payload's bytes, from any position.
+        journal: of this payload and slot; its `next_operation` is where it goes on.
+        shell: journal, progress and stop.
+
+    Raises:
+        PayloadError: the bytes are not what was signed (code of images).
+        FactsMismatchError: the manifest differs from the signed facts.
+        DownloadError: no mirror gave the bytes.
+        DownloadStoppedError: told to stop.
+        PartitionsError: the device refuses, fails or is mounted.
+    """
+    download.seek(0)
+    metadata = read_metadata(
+        download,
+        payload_size=plan.size,
+        keys=plan.keys,
+        expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
+    )
+    _compare(metadata, plan.facts)
+    with ExitStack() as stack:
+        writers = {
+            name: stack.enter_context(RegionWriter(region, booted=plan.booted))
+            for name, region in plan.regions.items()
+        }
+        Pipeline(plan, metadata, download, journal, shell, writers).run()
+    return WrittenSlot(plan=plan)
+
+
+def verify_slot(written: WrittenSlot) -> VerifiedSlot:
+    """Read every part back through a fresh descriptor and compare it with the signed digest.
+
+    Raises:
+        ReadBackError: a part differs.
+        PartitionsError: the device cannot be read.
+    """
+    plan = written.plan
+    for part in plan.facts.partitions:
+        actual = digest_of(plan.regions[part.name], part.size).hex()
+        if actual != part.sha256:
+            raise ReadBackError(f"part {part.name} reads back as {actual}, signed is {part.sha256}")
+    return VerifiedSlot(
+        slot=plan.slot,
+        version=plan.facts.version,
+        rollback_index=plan.facts.rollback_index,
+    )
+
+
+def _compare(metadata: Metadata, facts: PayloadFacts) -> None:
+    parts = {part.name: (part.size, part.sha256.hex()) for part in metadata.manifest.parts}
+    signed = {part.name: (part.size, part.sha256) for part in facts.partitions}
+    if parts != signed:
+        raise FactsMismatchError(f"the manifest makes {parts}, the signed facts say {signed}")
+    if metadata.manifest.block_size != facts.block_size:
+        raise FactsMismatchError(
+            f"the manifest's blocks have {metadata.manifest.block_size} bytes, "
+            f"the signed facts say {facts.block_size}"
+        )

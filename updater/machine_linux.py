@@ -1,0 +1,159 @@
+"""A real Linux system: the booted slot by device number, identity, reboot by a command."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from typing_extensions import override
+
+from images.release import ImageFacts, parse_image_facts
+from partitions.slots import Slot, SlotLayout, resolve
+from updater.errors import UpdaterError
+from updater.machine import (
+    IMAGE_FACTS_MAX_BYTES,
+    IMAGE_FACTS_PATH,
+    TRUSTED_ROOT_MAX_BYTES,
+    TRUSTED_ROOT_PATH,
+    Boot,
+    BootedSlotError,
+    Identity,
+    ImageFactsError,
+    Machine,
+    MachineError,
+    RebootError,
+)
+from updater.processes import CommandError, run
+from updater.slot_files import read_file
+
+BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
+REBOOT_TIMEOUT_SECS: Final = 90.0
+
+
+class LinuxMachine(Machine):
+    """The running system.
+
+    Args:
+        disk: the disk that the slots are on.
+        layout: which partitions make a slot.
+        machine_id_file: 32 hex digits, as in machine-id(5).
+        alias: the name people know, empty for the host name.
+        reboot_command: what orders a reboot.
+        root: where the running system's tree is mounted; for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        disk: Path,
+        layout: SlotLayout,
+        machine_id_file: Path,
+        alias: str,
+        reboot_command: Sequence[str],
+        root: Path = Path("/"),
+    ) -> None:
+        self._disk = disk
+        self._layout = layout
+        self._machine_id_file = machine_id_file
+        self._alias = alias
+        self._reboot_command = list(reboot_command)
+        self._root = root
+
+    @override
+    def boot(self) -> Boot:
+        """Find the slot that holds /usr or /, through dm-verity and the like.
+
+        Raises:
+            BootedSlotError: none of the slots' partitions is below the running system.
+        """
+        below = set(_devices_below(self._root))
+        for slot, regions in resolve(self._disk, self._layout).items():
+            for region in regions.values():
+                device = _device_of(Path(region.path))
+                if device and (os.major(device), os.minor(device)) in below:
+                    return Boot(slot=slot, boot_id=BOOT_ID_FILE.read_text().strip())
+        raise BootedSlotError(f"the running system is on none of the slots of {self._disk}")
+
+    @override
+    def uptime(self) -> timedelta:
+        return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    @override
+    def identity(self) -> Identity:
+        try:
+            machine_id = self._machine_id_file.read_text().strip()
+        except OSError as error:
+            raise MachineError(f"{self._machine_id_file}: {error.strerror}") from error
+        return Identity(machine_id=machine_id, host=self._alias or socket.gethostname())
+
+    @override
+    def image_facts(self, slot: Slot) -> ImageFacts:
+        if slot is self.boot().slot:
+            content = _read_bounded(self._root / IMAGE_FACTS_PATH[1:], IMAGE_FACTS_MAX_BYTES)
+        else:
+            content = self._read_unmounted(slot)
+        return parse_image_facts(content)
+
+    @override
+    def trusted_root(self) -> bytes:
+        return _read_bounded(self._root / TRUSTED_ROOT_PATH[1:], TRUSTED_ROOT_MAX_BYTES)
+
+    @override
+    def reboot(self) -> None:
+        try:
+            outcome = run(self._reboot_command, timeout_secs=REBOOT_TIMEOUT_SECS)
+        except CommandError as error:
+            raise RebootError(str(error)) from error
+        if outcome.status != 0:
+            raise RebootError(f"{self._reboot_command} ended with status {outcome.status}")
+
+    def _read_unmounted(self, slot: Slot) -> bytes:
+        failure: UpdaterError | None = None
+        for region in resolve(self._disk, self._layout)[slot].values():
+            try:
+                return read_file(region, IMAGE_FACTS_PATH, max_bytes=IMAGE_FACTS_MAX_BYTES)
+            except MachineError as error:
+                failure = error
+        raise failure or ImageFactsError(f"slot {slot.value} has no parts")
+
+
+def _read_bounded(path: Path, max_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(max_bytes + 1)
+    except OSError as error:
+        raise ImageFactsError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > max_bytes:
+        raise ImageFactsError(f"{path} is longer than {max_bytes} bytes")
+    return content
+
+
+def _device_of(path: Path) -> int:
+    try:
+        return path.stat().st_rdev
+    except OSError as error:
+        raise BootedSlotError(f"{path} cannot be looked at: {error.strerror}") from error
+
+
+def _devices_below(root: Path) -> Iterator[tuple[int, int]]:
+    """Yield (major, minor) of what carries /usr and /, then of what is below those."""
+    for folder in (root / "usr", root):
+        try:
+            device = folder.stat().st_dev
+        except OSError:
+            continue
+        yield from _with_lower(os.major(device), os.minor(device), depth=0)
+
+
+def _with_lower(major: int, minor: int, *, depth: int) -> Iterator[tuple[int, int]]:
+    yield major, minor
+    if depth > 8:  # device-mapper stacks are shallow; a loop in sysfs must not hang us
+        return
+    for lower in Path(f"/sys/dev/block/{major}:{minor}/slaves").glob("*/dev"):
+        next_major, next_minor = lower.read_text().strip().split(":")
+        yield from _with_lower(int(next_major), int(next_minor), depth=depth + 1)

@@ -1,0 +1,209 @@
+"""One node as the verbs see it: its collaborators, its memory, and the lock that guards both.
+
+The state on disk is the truth: every verb takes the lock, reads it, and leaves it legal. The
+lock is held per action, never for a daemon's life; readers do without it. What the verbs do is
+in `checking`, `updating` and `rebooting`; which are due is decided by `agent`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from partitions.booted import Booted
+from partitions.slots import Region, Slot, SlotLayout, resolve
+from updater.errors import EngineBusyError, StateError
+from updater.gates import GateVerdict, RebootPolicyGate, examine
+from updater.lifecycle import Event, step
+from updater.progress import ProgressFile
+from updater.recovery import recover
+from updater.rooms import AnyRoomError
+from updater.state import Failure, NodeState, Report, Store
+
+if TYPE_CHECKING:
+    import requests
+
+    from images.release import ImageFacts
+    from partitions.boot.control import BootControl
+    from updater.machine import Boot, Machine
+    from updater.permit.contract import PermitKeeper
+    from updater.settings import Settings
+    from updater.steering import Steering
+    from updater.trust.refresh import TrustClient
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE: Final = "engine.lock"
+
+
+@dataclass(kw_only=True)
+class Node:
+    """The collaborators of one node; built in one place, `assembly`.
+
+    Attributes:
+        settings: checked settings.
+        layout: which partitions make slot A and slot B.
+        machine: the computer.
+        loader: the boot loader's memory.
+        store: the state folder.
+        clock: the time, with zone.
+        chance: a number in [0, 1), for jitter.
+        trust, permits, http: made when first needed, so that a status loads neither.
+        steering: how Omaha is asked; None for a node that follows its channel alone.
+        stop: set to end whatever is under way.
+    """
+
+    settings: Settings
+    layout: SlotLayout
+    machine: Machine
+    loader: BootControl
+    store: Store
+    clock: Callable[[], datetime]
+    chance: Callable[[], float]
+    trust: Callable[[], TrustClient]
+    permits: Callable[[], PermitKeeper]
+    http: Callable[[], requests.Session]
+    steering: Steering | None
+    progress: ProgressFile
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @contextmanager
+    def locked(self) -> Iterator[NodeState]:
+        """Hold the engine's lock and give the memory, recovered if a process or boot ended.
+
+        Raises:
+            EngineBusyError: another process works on this node.
+            StateError: the state folder cannot be used.
+            MachineError: the booted slot cannot be told.
+        """
+        self.store.prepare()
+        descriptor = self._open_lock()
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise EngineBusyError("another process works on this node") from None
+            yield self._recovered()
+        finally:
+            os.close(descriptor)
+
+    def advance(self, node: NodeState, event: Event, **changes: object) -> NodeState:
+        """Make one legal move and keep it; returns the new memory.
+
+        Raises:
+            IllegalTransitionError: the lifecycle has no such move.
+            StateError: it cannot be kept.
+        """
+        state = step(node.state, event)
+        after = self.keep(node, state=state, waiting_code="", waiting_sentence="", **changes)
+        if state is not node.state:
+            log.info(
+                "state changed from=%s to=%s by=%s", node.state.value, state.value, event.value
+            )
+        return after
+
+    def keep(self, node: NodeState, **changes: object) -> NodeState:
+        """Change the memory without a move; nothing is written when nothing changes."""
+        after = msgspec.structs.replace(node, **changes)
+        if after != node:
+            self.store.write_state(after)
+        return after
+
+    def report(self, report: Report) -> None:
+        """Queue an event for the server; telling it is somebody else's work."""
+        if self.steering is not None:
+            self.store.queue_report(report)
+
+    def failure(self, error: AnyRoomError, *, version: str = "") -> Failure:
+        """Return what an error of any room says, as it is remembered."""
+        return Failure(
+            code=error.code,
+            sentence=str(error),
+            hint=error.hint,
+            at=self.clock(),
+            version=version,
+        )
+
+    def boot(self) -> Boot:
+        """Tell which slot runs."""
+        return self.machine.boot()
+
+    def running(self) -> ImageFacts:
+        """Tell what the booted image says of itself."""
+        return self.machine.image_facts(self.boot().slot)
+
+    def regions(self, slot: Slot) -> Mapping[str, Region]:
+        """Return where the parts of `slot` are."""
+        return resolve(Path(self.settings.slots.disk), self.layout)[slot]
+
+    def booted(self) -> Booted:
+        """Name the partitions of the running system: never to be written."""
+        return Booted.of_regions(self.regions(self.boot().slot).values())
+
+    def gates(self, node: NodeState) -> tuple[GateVerdict, ...]:
+        """Ask every gate before a reboot."""
+        policy = RebootPolicyGate(
+            automatic=self.settings.updates.reboot == "automatic", ordered=node.reboot_ordered
+        )
+        return examine((policy,), self.clock())
+
+    def _open_lock(self) -> int:
+        path = self.store.folder / LOCK_FILE
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StateError(f"{path} cannot be opened: {error.strerror}") from error
+
+    def _recovered(self) -> NodeState:
+        """Read the memory; when another process or boot wrote it, find out what happened."""
+        node = self.store.read_state()
+        if node.boot_id == self.boot().boot_id and node.writer == _writer():
+            return node
+        found = recover(node, self.boot(), self.loader.read(), self.clock())
+        after = msgspec.structs.replace(found.node, writer=_writer())
+        if found.fallen_back is not None:
+            update, failure = found.fallen_back
+            self.store.deny(update.version, failure)
+            log.error("update did not hold version=%s code=%s", update.version, failure.code)
+            self.store.remember(
+                self.clock(), "fell back", version=update.version, code=failure.code
+            )
+            self.report(
+                Report(
+                    event_type=3,
+                    event_result=0,
+                    at=self.clock(),
+                    version=update.previous_version,
+                    code=failure.code,
+                    sentence=failure.sentence,
+                    next_version=update.version,
+                    downloaded=update.downloaded,
+                )
+            )
+        self.store.write_state(after)
+        if after.state is not node.state:
+            log.info(
+                "state recovered from=%s to=%s by=%s",
+                node.state.value,
+                after.state.value,
+                found.event.value,
+            )
+        return after
+
+
+def _writer() -> str:
+    """Name this process, so that a restart is told from going on."""
+    return f"{os.getpid()}:{_START}"
+
+
+_START: Final = os.urandom(8).hex()

@@ -1,0 +1,309 @@
+"""How payload bytes flow into a slot: stages that overlap, in bounded memory.
+
+    download (a thread) -> decompress and check (workers) -> write in order (the caller's
+    thread) -> flush and note in the journal (a thread)
+
+No temporary file, at most `BUDGET_BYTES` of operations in flight. The journal names an
+operation only after its data is flushed. What may be written is decided before: `install`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from images.manifest import Operation
+from images.operations import decode, memory_bytes, writes, zeros
+from images.reader import Metadata, PayloadDigests
+from updater.download import DownloadStoppedError
+from updater.errors import RefusedError
+
+if TYPE_CHECKING:
+    from partitions.writer import RegionWriter
+    from updater.download import Download
+    from updater.plan import Plan
+    from updater.state import Journal
+
+# Compressed and decompressed bytes in flight. One operation of any legal size always passes.
+BUDGET_BYTES: Final = 12 * 1024 * 1024
+POLL_SECS: Final = 0.25  # how soon a stop is noticed while nothing arrives
+
+
+class PayloadDigestError(RefusedError):
+    """The payload as a whole is not the one that was signed, though each part looked right."""
+
+    code = "payload-digest"
+    hint = "A mirror holds another file than was published; the slot was not armed."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """What the pipeline may touch besides the regions.
+
+    Attributes:
+        keep_journal: makes a journal durable; called from a thread.
+        progress: told the payload bytes done so far.
+        stop: set to end the install; what is flushed is kept.
+    """
+
+    keep_journal: Callable[[Journal], None]
+    progress: Callable[[int], None]
+    stop: threading.Event
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One operation under way: its number over all parts, and its output to come."""
+
+    number: int
+    part: str
+    operation: Operation
+    cost: int
+    output: Future[bytes | memoryview | None]
+
+
+_Item: TypeAlias = _Step | BaseException | None
+
+
+class _Budget:
+    """Bytes in flight: `take` waits until there is room, one taker always passes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._taken = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def take(self, amount: int) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or not self._taken or self._taken + amount <= self._limit
+            )
+            if self._closed:
+                raise DownloadStoppedError("the install ended")
+            self._taken += amount
+
+    def give(self, amount: int) -> None:
+        with self._changed:
+            self._taken -= amount
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class Pipeline:
+    """One pass over the operations that the journal does not name as flushed."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        metadata: Metadata,
+        download: Download,
+        journal: Journal,
+        shell: Shell,
+        writers: Mapping[str, RegionWriter],
+    ) -> None:
+        self._plan = plan
+        self._metadata = metadata
+        self._manifest = metadata.manifest
+        self._download = download
+        self._journal = journal
+        self._shell = shell
+        self._writers = writers
+        self._budget = _Budget(BUDGET_BYTES)
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._flusher = _Flusher(plan.checkpoint_bytes, self._flush)
+
+    def run(self) -> None:
+        """Write all that the journal does not name, flush it, and note it."""
+        workers = self._plan.workers or os.cpu_count() or 1
+        feeder = threading.Thread(target=self._feed, name="download")
+        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as self._pool:
+            feeder.start()
+            try:
+                self._drain()
+                self._flusher.finish()
+            except DownloadStoppedError:
+                self._flusher.finish()  # a polite stop loses nothing
+                raise
+            finally:
+                self._budget.close()
+                self._flusher.close()
+                self._download.interrupt()
+                feeder.join()
+
+    def _operations(self) -> Iterator[tuple[int, str, Operation]]:
+        number = 0
+        for part in self._manifest.parts:
+            for operation in part.operations:
+                yield number, part.name, operation
+                number += 1
+
+    def _feed(self) -> None:
+        """Read blobs in file order and hand them to the workers; runs in the download thread."""
+        item: _Item = None
+        try:
+            whole = self._journal.next_operation == 0
+            digests = PayloadDigests() if whole else None
+            if digests:
+                digests.metadata(self._metadata)
+            for number, part, operation in self._operations():
+                if number >= self._journal.next_operation:
+                    self._feed_one(number, part, operation, digests)
+            self._check_tail(digests)
+        except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, raised there
+            item = error
+        self._queue.put(item)
+
+    def _feed_one(
+        self, number: int, part: str, operation: Operation, digests: PayloadDigests | None
+    ) -> None:
+        cost = memory_bytes(operation)
+        self._budget.take(cost)
+        blob = self._read_blob(operation)
+        if digests:
+            digests.blob(blob)
+        output = self._pool.submit(decode, operation, blob, block_size=self._manifest.block_size)
+        self._queue.put(_Step(number, part, operation, cost, output))
+
+    def _read_blob(self, operation: Operation) -> bytes:
+        if not operation.data_length:
+            return b""
+        self._download.seek(self._metadata.header.data_offset + (operation.data_offset or 0))
+        return self._download.read_exactly(operation.data_length)
+
+    def _check_tail(self, digests: PayloadDigests | None) -> None:
+        """Check the last message: by its signed hash always, by the signature when unbroken."""
+        tail = b""
+        if self._manifest.signatures_offset is not None:
+            start = self._metadata.header.data_offset + self._manifest.signatures_offset
+            self._download.seek(start)
+            tail = self._download.read_exactly(self._manifest.signatures_size)
+        if digests:
+            actual = digests.finish(tail, self._plan.keys).hex()
+            if actual != self._plan.sha256:
+                raise PayloadDigestError(
+                    f"the payload has sha256 {actual}, signed is {self._plan.sha256}"
+                )
+        if hashlib.sha256(tail).hexdigest() != self._plan.facts.signatures_sha256:
+            raise PayloadDigestError("the payload's signatures message is not the signed one")
+
+    def _drain(self) -> None:
+        """Write outputs in order, in the caller's thread."""
+        while True:
+            if self._shell.stop.is_set():
+                raise DownloadStoppedError("the engine was told to stop")
+            self._flusher.check()
+            try:
+                item = self._queue.get(timeout=POLL_SECS)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            self._write(item)
+
+    def _write(self, step: _Step) -> None:
+        writer = self._writers[step.part]
+        block_size = self._manifest.block_size
+        output = step.output.result()
+        if output is None:
+            for offset, length in zeros(step.operation, block_size=block_size):
+                writer.zero_at(offset, length)
+        else:
+            for offset, data in writes(step.operation, output, block_size=block_size):
+                writer.write_at(offset, data)
+        self._budget.give(step.cost)
+        self._flusher.mark(step.number + 1, step.operation.data_length)
+        self._shell.progress(self._download.position)
+
+    def _flush(self, next_operation: int) -> None:
+        for writer in self._writers.values():
+            writer.sync()
+        downloaded = self._journal.downloaded + self._download.received
+        self._shell.keep_journal(
+            msgspec.structs.replace(
+                self._journal, next_operation=next_operation, downloaded=downloaded
+            )
+        )
+
+
+class _Flusher:
+    """Flushes behind the writer, so that the journal names only what is durable.
+
+    The writer is held back when more than two checkpoints' worth is not flushed, so that a
+    kill costs a bounded re-read.
+    """
+
+    def __init__(self, checkpoint_bytes: int, flush: Callable[[int], None]) -> None:
+        self._checkpoint_bytes = checkpoint_bytes
+        self._flush = flush
+        self._changed = threading.Condition()
+        self._written = 0  # operations written, as the next one's number
+        self._pending = 0  # blob bytes of them not flushed
+        self._error: BaseException | None = None
+        self._ending = False
+        self._thread = threading.Thread(target=self._run, name="flush")
+        self._thread.start()
+
+    def mark(self, next_operation: int, blob_bytes: int) -> None:
+        """Note what is written; waits while too much of it is not flushed."""
+        with self._changed:
+            self._written = next_operation
+            self._pending += blob_bytes
+            if self._pending >= self._checkpoint_bytes:
+                self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._error or self._pending < 2 * self._checkpoint_bytes
+            )
+        self.check()
+
+    def check(self) -> None:
+        """Raise what flushing raised."""
+        if self._error is not None:
+            raise self._error
+
+    def finish(self) -> None:
+        """Flush all that is marked."""
+        self.close()
+        self.check()
+        self._flush(self._written) if self._written else None
+
+    def close(self) -> None:
+        """End the thread after the flush under way."""
+        with self._changed:
+            self._ending = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._ending or self._pending >= self._checkpoint_bytes
+                )
+                if self._ending:
+                    return
+                written, pending = self._written, self._pending
+            try:
+                self._flush(written)
+            except BaseException as error:  # noqa: BLE001  # carried to the writer's thread
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            with self._changed:
+                self._pending -= pending
+                self._changed.notify_all()

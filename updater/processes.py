@@ -1,0 +1,115 @@
+"""Other people's programs, run with a fixed environment and a time limit."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from updater.errors import UpdaterError
+
+# A service's own environment: nothing of the caller's PATH, preloads or language gets in.
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "LC_ALL": "C",
+}
+OUTPUT_MAX_BYTES: Final = 64 * 1024  # what is kept of a program's words
+LOOK_SECS: Final = 0.1  # how soon an end is seen that no silence tells
+KILLED_WAIT_SECS: Final = 5.0  # one that waits for a dead disk cannot be killed: go on without it
+
+
+class CommandError(UpdaterError):
+    """A program could not be started, failed or took too long."""
+
+    code = "command-failed"
+    hint = "Run the command by hand to see what it says."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a program ended.
+
+    Attributes:
+        status: its exit status; None when it was ended for taking too long.
+        output: the end of what it said, of bounded length.
+    """
+
+    status: int | None
+    output: bytes
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout_secs: float,
+    extra: Mapping[str, str] | None = None,
+    with_errors: bool = True,
+    output_max_bytes: int = OUTPUT_MAX_BYTES,
+) -> Outcome:
+    """Run `command` in a process group of its own; after `timeout_secs` the group is killed.
+
+    Args:
+        command: the program and its arguments.
+        timeout_secs: when the whole group is killed.
+        extra: added to the fixed environment.
+        with_errors: keep the error stream too.
+        output_max_bytes: how much of the end of its output is kept.
+
+    Raises:
+        CommandError: the program cannot be started.
+    """
+    try:
+        process = subprocess.Popen(
+            list(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT if with_errors else subprocess.DEVNULL,
+            env=dict(ENVIRONMENT) | dict(extra or {}),
+            cwd="/",
+            start_new_session=True,
+        )
+    except (OSError, ValueError) as error:  # ValueError: a NUL in an argument
+        why = getattr(error, "strerror", None) or error
+        raise CommandError(f"{command[0]!r} cannot be started: {why}") from error
+    deadline = time.monotonic() + timeout_secs
+    output = _listen(process, deadline, output_max_bytes)
+    return Outcome(status=_ended_by(process, deadline), output=output)
+
+
+def _listen(process: subprocess.Popen[bytes], deadline: float, output_max_bytes: int) -> bytes:
+    """Collect what the program says until it ends, falls silent for good, or time is up.
+
+    What it leaves running may keep the pipe open: that is not waited for.
+    """
+    if process.stdout is None:  # never, we asked for a pipe; said for the type checker
+        return b""
+    kept = b""
+    with process.stdout as pipe:
+        while (left := deadline - time.monotonic()) > 0:
+            ended = process.poll() is not None
+            if not select.select([pipe], [], [], 0 if ended else min(left, LOOK_SECS))[0]:
+                if ended:
+                    break
+                continue
+            piece = os.read(pipe.fileno(), 64 * 1024)
+            if not piece:
+                break
+            kept = (kept + piece)[-output_max_bytes:]
+    return kept
+
+
+def _ended_by(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+    """Return the exit status; None when the whole group had to be killed."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(max(0.0, deadline - time.monotonic()))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(KILLED_WAIT_SECS)
+    return None

@@ -1,0 +1,306 @@
+"""The verbs around a reboot: permit, reboot, trial, confirm, fall back, roll back."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from updater.checking import next_check, withdraw
+from updater.errors import EXIT_NOTHING, IllegalTransitionError, RefusedError, UpdaterError
+from updater.health import HealthVerdict, examine
+from updater.lifecycle import Event, State
+from updater.permit.contract import Permit, Waiting
+from updater.rooms import ROOM_ERRORS
+from updater.state import Failure, NodeState, Report, SlotRecord, Update
+
+if TYPE_CHECKING:
+    from images.release import ImageFacts
+    from partitions.slots import Slot
+    from updater.node import Node
+
+log = logging.getLogger(__name__)
+
+UPDATED: Final = (3, 2)  # Omaha: complete, after the reboot
+FAILED: Final = (3, 0)
+
+
+class NothingToRebootError(UpdaterError):
+    """No slot is armed."""
+
+    code = "nothing-armed"
+    hint = "`bascule update` installs what is offered."
+    exit_status = EXIT_NOTHING
+
+
+class NothingToConfirmError(UpdaterError):
+    """The booted slot is confirmed already."""
+
+    code = "already-confirmed"
+    hint = "Nothing has to be done."
+    exit_status = EXIT_NOTHING
+
+
+class RollbackRefusedError(RefusedError):
+    """The other slot holds nothing that may run."""
+
+    code = "rollback-refused"
+    hint = "`bascule slots` shows what the slots hold; a downgrade is granted by the channel."
+
+
+def take_permit(node: Node, memory: NodeState) -> tuple[NodeState, Permit | Waiting]:
+    """Ask the cluster for leave to reboot; returns the memory and the permit or the wait.
+
+    Raises:
+        PermitError: the keeper refuses.
+    """
+    version = memory.update.version if memory.update else None
+    # From here on we may hold one, whatever becomes of the answer.
+    memory = node.keep(memory, permit="unknown") if memory.permit == "none" else memory
+    answer = node.permits().acquire(f"update to {version}", version=version)
+    if isinstance(answer, Waiting):
+        waiting = {"waiting_code": answer.code, "waiting_sentence": answer.sentence}
+        return node.keep(memory, **waiting), answer
+    return node.keep(memory, permit="held", waiting_code="", waiting_sentence=""), answer
+
+
+def reboot(node: Node, memory: NodeState) -> NodeState:
+    """Order the reboot; the permit is held.
+
+    Raises:
+        MachineError: the reboot command failed; the memory is ARMED again.
+    """
+    if memory.state is State.ARMED:
+        memory = node.advance(memory, Event.PERMITTED)
+        version = memory.update.version if memory.update else ""
+        node.store.remember(node.clock(), "rebooting", version=version)
+    try:
+        node.machine.reboot()
+    except UpdaterError as error:
+        if not is_falling_back(node, memory):
+            node.advance(memory, Event.NOT_REBOOTED, last_failure=node.failure(error))
+        raise
+    return memory
+
+
+def is_falling_back(node: Node, memory: NodeState) -> bool:
+    """Tell whether the reboot under way leaves a trial that failed."""
+    if memory.state is not State.REBOOTING:
+        return False
+    return memory.update is None or memory.update.slot == node.boot().slot.value
+
+
+def can_fall_back(node: Node) -> bool:
+    """Tell whether the loader would boot the other slot if the booted one were rejected."""
+    return node.loader.read().slots[node.boot().slot.other].armed
+
+
+def order_reboot(node: Node, memory: NodeState) -> NodeState:
+    """Note that a person wants the reboot as soon as the gates and the permit allow.
+
+    Raises:
+        NothingToRebootError: nothing is armed.
+    """
+    if memory.state not in {State.ARMED, State.REBOOTING}:
+        raise NothingToRebootError(f"nothing is armed: the node is {memory.state.value}")
+    return node.keep(memory, reboot_ordered=True)
+
+
+def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerdict]:
+    """Run the health checks; a healthy trial is confirmed."""
+    boot = node.boot()
+    verdict = _examine(node, boot.slot)
+    if not verdict.healthy:
+        log.warning("system is not healthy yet check=%s why=%s", verdict.failed, verdict.sentence)
+        changes = {"waiting_code": "health-failing", "waiting_sentence": verdict.sentence}
+        return node.keep(memory, **changes), verdict
+    if memory.state is State.TRIAL:
+        return confirm(node, memory), verdict
+    changes = {"healthy_boot": boot.boot_id, "waiting_code": "", "waiting_sentence": ""}
+    return node.keep(memory, **changes), verdict
+
+
+def _examine(node: Node, slot: Slot) -> HealthVerdict:
+    """Run the checks; an image that does not say what it is cannot be confirmed."""
+    try:
+        running = node.running()
+    except ROOM_ERRORS as error:
+        return HealthVerdict(failed=error.code, sentence=str(error))
+    facts = {"BASCULE_SLOT": slot.value, "BASCULE_VERSION": running.version}
+    return examine(node.settings.health.checks, facts=facts)
+
+
+def confirm(node: Node, memory: NodeState) -> NodeState:
+    """End the trial well: the booted slot becomes the one to stay with.
+
+    The loader first, then the floor, then the memory: a cut in between repeats the trial's end.
+
+    Raises:
+        NothingToConfirmError: no trial is under way.
+        PartitionsError: the loader's memory cannot be written.
+    """
+    if memory.state is not State.TRIAL:
+        raise NothingToConfirmError(f"no trial is under way: the node is {memory.state.value}")
+    running = node.running()
+    boot = node.boot()
+    node.loader.confirm(boot.slot)
+    node.store.raise_floor(running.rollback_index)
+    node.store.allow(running.version)
+    update = memory.update
+    node.store.remember(node.clock(), "confirmed", version=running.version, slot=boot.slot.value)
+    if update is not None:
+        node.report(_report(node, UPDATED, update, running))
+    log.info("slot confirmed slot=%s version=%s", boot.slot.value, running.version)
+    record = SlotRecord(version=running.version, rollback_index=running.rollback_index)
+    return node.advance(
+        memory,
+        Event.HEALTHY,
+        update=None,
+        slots=memory.slots | {boot.slot.value: record},
+        healthy_boot=boot.boot_id,
+        last_failure=None,
+        last_check_code="",
+        last_check_sentence="",
+    )
+
+
+def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeState:
+    """End the trial badly: refuse the version, let the loader choose the old slot, reboot.
+
+    The version is denied before anything else, so that no cut can bring it back.
+
+    Raises:
+        PartitionsError: the loader's memory cannot be written; the loader's own count of tries
+            still ends the trial.
+        MachineError: the reboot command failed; it is tried again.
+    """
+    boot = node.boot()
+    version = _version_on_trial(node, memory)
+    code = "trial-unhealthy" if why is not None else "trial-too-late"
+    sentence = why.sentence if why is not None else "the system did not prove healthy in time"
+    failure = Failure(
+        code=code,
+        sentence=f"version {version or 'unknown'}: {sentence}",
+        hint="Look at the checks of [health] and at that version's journal.",
+        at=node.clock(),
+        version=version,
+    )
+    if version:
+        node.store.deny(version, failure)
+    node.store.remember(node.clock(), "trial failed", version=version, code=code)
+    log.error("trial failed version=%s code=%s why=%s", version, code, sentence)
+    event = Event.UNHEALTHY if why is not None else Event.TOO_LATE
+    node.loader.reject(boot.slot)
+    memory = node.advance(memory, event, last_failure=failure)
+    return reboot(node, memory)
+
+
+def _version_on_trial(node: Node, memory: NodeState) -> str:
+    """Return what the trial is of; the image itself may be too broken to say so."""
+    try:
+        return node.running().version
+    except ROOM_ERRORS:
+        return memory.update.version if memory.update is not None else ""
+
+
+def return_permit(node: Node, memory: NodeState) -> NodeState:
+    """Give the permit back.
+
+    Raises:
+        PermitError: it cannot be told to the cluster; tried again later.
+    """
+    if node.permits().release():
+        node.store.remember(node.clock(), "permit returned")
+        log.info("permit returned")
+    return node.keep(memory, permit="none")
+
+
+def roll_back(node: Node, memory: NodeState) -> NodeState:
+    """Take back an armed update, or choose the other slot; returns the memory after it.
+
+    Raises:
+        RollbackRefusedError: the other slot is not whole and confirmed, or below the floor.
+        IllegalTransitionError: something is under way that must end first.
+    """
+    if memory.state in {State.ARMED, State.INSTALLING}:
+        return _cancel(node, memory)
+    if memory.state is not State.IDLE:
+        raise IllegalTransitionError(f"no rollback while the node is {memory.state.value}")
+    boot = node.boot()
+    running = node.running()
+    other = boot.slot.other
+    if not node.loader.read().slots[other].confirmed:
+        raise RollbackRefusedError(f"slot {other.value} holds no system that was confirmed")
+    facts = node.machine.image_facts(other)
+    floor = max(node.store.read_floor(), running.rollback_index)  # the file may be lost
+    if facts.rollback_index < floor:
+        raise RollbackRefusedError(
+            f"version {facts.version} in slot {other.value} has rollback index "
+            f"{facts.rollback_index}, this node accepts {floor} and above"
+        )
+    _deny(node, running.version, f"a person rolled back from version {running.version}")
+    node.store.allow(facts.version)
+    update = Update(
+        version=facts.version,
+        rollback_index=facts.rollback_index,
+        previous_version=running.version,
+        slot=other.value,
+        began=node.clock(),
+        rollback=True,
+    )
+    node.loader.arm(other, tries=node.settings.slots.tries)
+    node.store.remember(node.clock(), "rollback", version=facts.version)
+    return node.advance(memory, Event.ROLLBACK_ORDERED, update=update)
+
+
+def _cancel(node: Node, memory: NodeState) -> NodeState:
+    """Take an update back that has not been booted."""
+    update = memory.update
+    if update is not None:
+        node.store.remember(node.clock(), "cancelled", version=update.version)
+        if not update.rollback:
+            _deny(node, update.version, f"a person took version {update.version} back")
+    memory = withdraw(node, memory)
+    booted = node.boot().slot
+    if update is not None and update.rollback:
+        node.loader.confirm(booted.other)  # as it was: it can still be rolled back to
+        node.loader.confirm(booted)  # the target again
+        node.store.allow(update.previous_version)
+    else:
+        node.loader.disarm(booted.other)
+    node.store.drop_journal()
+    node.progress.clear()
+    server = node.settings.server
+    due = next_check(
+        node.clock(),
+        interval=timedelta(seconds=server.poll_interval_secs),
+        jitter_share=server.poll_jitter_share,
+        chance=node.chance(),
+        failures=0,
+    )
+    return node.advance(memory, Event.CANCELLED, update=None, next_check=due)
+
+
+def _deny(node: Node, version: str, sentence: str) -> None:
+    node.store.deny(
+        version,
+        Failure(
+            code="rolled-back",
+            sentence=sentence,
+            hint="A newer version is taken by itself; `bascule update --force` takes this one.",
+            at=node.clock(),
+            version=version,
+        ),
+    )
+
+
+def _report(node: Node, kind: tuple[int, int], update: Update, running: ImageFacts) -> Report:
+    return Report(
+        event_type=kind[0],
+        event_result=kind[1],
+        at=node.clock(),
+        version=running.version,
+        previous_version=update.previous_version,
+        next_version=update.version,
+        downloaded=update.downloaded,
+    )

@@ -1,0 +1,132 @@
+"""What a process makes of what it finds: the memory, the boot, the loader. No I/O happens here.
+
+Run once at every start, before anything else. Whatever the last process was doing, killed at
+any instant, the answer is one legal move of the lifecycle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from updater.lifecycle import Event, State, step
+from updater.state import Failure, NodeState, Update
+
+if TYPE_CHECKING:
+    from partitions.boot.control import BootState
+    from partitions.slots import Slot
+    from updater.machine import Boot
+
+# In these a boot may come up in a slot that no update names.
+_NAMELESS: Final = frozenset({State.IDLE, State.CHECKING, State.TRIAL, State.REBOOTING})
+# In these the loader had been told to boot the update's slot.
+_CHOSEN: Final = frozenset({State.ARMED, State.REBOOTING, State.TRIAL})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recovery:
+    """What was found, and the memory after it.
+
+    Attributes:
+        node: the new memory, to be written first.
+        event: what happened, in the lifecycle's words.
+        fallen_back: the update that did not hold, with why; to be denied and reported.
+    """
+
+    node: NodeState
+    event: Event
+    fallen_back: tuple[Update, Failure] | None = None
+
+
+def recover(node: NodeState, boot: Boot, loader: BootState, now: datetime) -> Recovery:
+    """Return where the node stands now.
+
+    Args:
+        node: the memory as it was last written.
+        boot: the present boot.
+        loader: what the boot loader's memory says.
+        now: the time.
+    """
+    event = _event(node, boot, loader)
+    changes: dict[str, object] = {"state": step(node.state, event), "boot_id": boot.boot_id}
+    if event is not Event.RESTARTED:
+        changes |= {"reboot_ordered": False, "waiting_code": "", "waiting_sentence": ""}
+    if node.boot_id != boot.boot_id:
+        changes |= {"healthy_boot": ""}
+    changes |= {"update": _carried_on(node, event)}
+    fallen_back: tuple[Update, Failure] | None = None
+    if event is Event.BOOTED_OLD and _was_chosen(node) and node.update is not None:
+        failure = _why(node, node.update, boot.slot, now)
+        changes |= {"last_failure": failure}
+        fallen_back = (node.update, failure)
+    after = msgspec.structs.replace(node, **changes)
+    return Recovery(node=after, event=event, fallen_back=fallen_back)
+
+
+def _event(node: NodeState, boot: Boot, loader: BootState) -> Event:
+    if node.boot_id == boot.boot_id:
+        return _within_the_boot(node, loader)
+    target = node.update.slot if node.update is not None else ""
+    if boot.slot.value == target and node.state not in {State.IDLE, State.CHECKING}:
+        return Event.BOOTED_NEW
+    if node.state in {State.ARMED, State.REBOOTING} and _still_to_be_tried(node, loader):
+        return Event.BOOTED_UNTRIED
+    if node.state in _NAMELESS and not target and not loader.slots[boot.slot].confirmed:
+        return Event.BOOTED_NEW  # nobody remembers why, but it has to prove itself
+    return Event.BOOTED_OLD
+
+
+def _within_the_boot(node: NodeState, loader: BootState) -> Event:
+    """Tell what a new process finds: an armed slot may have been disarmed just before the end."""
+    update = node.update
+    if node.state is not State.ARMED or update is None:
+        return Event.RESTARTED
+    if loader.target is not None and loader.target.value == update.slot:
+        return Event.RESTARTED
+    taken_back = update.withdrawn or update.rollback
+    return Event.CANCELLED if taken_back else Event.SUPERSEDED
+
+
+def _still_to_be_tried(node: NodeState, loader: BootState) -> bool:
+    """Tell whether the loader would still choose the armed slot: it was never booted."""
+    target = loader.target
+    if node.update is None or target is None or target.value != node.update.slot:
+        return False
+    return loader.slots[target].tries_left > 0
+
+
+def _was_chosen(node: NodeState) -> bool:
+    """Tell whether the loader had been told to boot the update's slot, and was to do it."""
+    if node.update is None or node.update.withdrawn:
+        return False
+    return node.state in _CHOSEN
+
+
+def _carried_on(node: NodeState, event: Event) -> Update | None:
+    """Return the update that the memory goes on with: nothing is being withdrawn any more."""
+    update = node.update
+    ended = event is Event.BOOTED_OLD and node.state in _CHOSEN
+    if update is None or ended or event is Event.CANCELLED:
+        return None
+    tries_used = update.tries_used + (event is Event.BOOTED_NEW)
+    return msgspec.structs.replace(update, tries_used=tries_used, withdrawn=False)
+
+
+def _why(node: NodeState, update: Update, booted: Slot, now: datetime) -> Failure:
+    """Keep the reason that the trial itself gave; else all we know is that it did not hold."""
+    known = node.last_failure
+    if known is not None and known.version == update.version and known.code.startswith("trial-"):
+        return known
+    return Failure(
+        code="trial-fell-back",
+        sentence=(
+            f"version {update.version} in slot {update.slot} did not come up or did not hold; "
+            f"the loader went back to slot {booted.value}"
+        ),
+        hint="Look at the console or the journal of that boot; a newer version is tried by itself.",
+        at=now,
+        version=update.version,
+    )

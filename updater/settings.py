@@ -1,0 +1,290 @@
+"""Settings in three steps: fragments as written, merged by key, checked into one frozen value.
+
+Vendor, admin and runtime folders are read in the order of `FOLDERS`; in each first
+`bascule.toml`, then `bascule.toml.d/*.toml` by name; a later value wins, tables merge. With
+`--config FILE` only FILE and `FILE.d/*.toml` are read. A `Settings` that exists is valid. Each
+setting has its heading in docs/operating-a-node.md, held by a test.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from updater.errors import SettingsError
+
+FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
+FILE_NAME: Final = "bascule.toml"
+SETTINGS_MAX_BYTES: Final = 256 * 1024  # a settings file is written by a person
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+PartReference = Annotated[str, msgspec.Meta(pattern=r"^(PARTLABEL|PARTUUID)=.{1,72}$")]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the settings: unknown keys are refused."""
+
+
+class NodeSettings(_Section, frozen=True):
+    """`[node]`: the machine itself."""
+
+    machine: Literal["linux", "model"] = "linux"
+    state_folder: str = "/var/lib/bascule"
+    run_folder: str = "/run/bascule"
+    machine_id_file: str = "/etc/machine-id"
+    alias: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    reboot_command: Annotated[list[str], msgspec.Meta(min_length=1)] = msgspec.field(
+        default_factory=lambda: ["systemctl", "reboot"]
+    )
+
+
+class SlotsSettings(_Section, frozen=True):
+    """`[slots]`: the disk, its loader, and which partitions make slot A and slot B."""
+
+    disk: str = ""
+    boot_control: str = "gptprio"
+    tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
+    a: dict[str, PartReference] = {}
+    b: dict[str, PartReference] = {}
+
+
+class ServerSettings(_Section, frozen=True):
+    """`[server]`: who says when. Without a URL the node follows its channel by itself."""
+
+    omaha_url: str = ""
+    channel: Name = "stable"
+    group: Name = "default"
+    poll_interval_secs: Seconds = 2700  # 45 minutes
+    poll_jitter_share: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.1
+    first_check_secs: Seconds = 420  # 7 minutes
+    timeout_secs: Seconds = 30
+    ca_file: str = ""
+
+
+class TrustSettings(_Section, frozen=True):
+    """`[trust]`: who says what."""
+
+    metadata_url: str = ""
+    root_file: str = ""  # empty: /usr/lib/bascule/root.json of the booted slot
+    payload_keys: list[str] = []
+    timeout_secs: Seconds = 60
+    max_holdback_days: Annotated[int, msgspec.Meta(ge=1, le=365)] = 14
+
+
+class DownloadSettings(_Section, frozen=True):
+    """`[download]`: where payload bytes come from and how patiently."""
+
+    mirrors: list[str] = []
+    idle_timeout_secs: Seconds = 30
+    retries: Annotated[int, msgspec.Meta(ge=0, le=100)] = 5
+    retry_delay_secs: Seconds = 2
+    checkpoint_mib: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
+    workers: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+
+
+class UpdatesSettings(_Section, frozen=True):
+    """`[updates]`: what the daemon does without being asked."""
+
+    automatic: bool = True
+    reboot: Literal["automatic", "manual"] = "manual"
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+
+
+class PermitSettings(_Section, frozen=True):
+    """`[permit]`: who may reboot when."""
+
+    kind: Literal["none", "etcd"] = "none"
+    group: Name = "default"
+    endpoints: list[str] = []
+    max: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    username: str = ""
+    password_file: str = ""
+    insecure: bool = False
+
+
+class CheckSettings(_Section, frozen=True):
+    """`[[health.checks]]`: one command that must end with status 0."""
+
+    name: Name
+    command: Annotated[list[str], msgspec.Meta(min_length=1)]
+    timeout_secs: Seconds = 30
+
+
+class HealthSettings(_Section, frozen=True):
+    """`[health]`: when a booted slot counts as good."""
+
+    checks: list[CheckSettings] = []
+    deadline_secs: Seconds = 300
+    interval_secs: Seconds = 5
+
+
+class Settings(_Section, frozen=True):
+    """All settings of one node, merged and checked."""
+
+    node: NodeSettings = NodeSettings()
+    slots: SlotsSettings = SlotsSettings()
+    server: ServerSettings = ServerSettings()
+    trust: TrustSettings = TrustSettings()
+    download: DownloadSettings = DownloadSettings()
+    updates: UpdatesSettings = UpdatesSettings()
+    permit: PermitSettings = PermitSettings()
+    health: HealthSettings = HealthSettings()
+
+
+class Loaded(msgspec.Struct, frozen=True):
+    """Settings with the file that each written value came from.
+
+    Attributes:
+        settings: the checked value.
+        origins: dotted key to the file that had the last word; defaults are absent.
+        files: the files that were read, in order.
+    """
+
+    settings: Settings
+    origins: Mapping[str, Path]
+    files: Sequence[Path]
+
+
+def load(config: Path | None = None, *, folders: Sequence[Path] = FOLDERS) -> Loaded:
+    """Read, merge and check the settings.
+
+    Args:
+        config: one file to read instead of the folders; its `FILE.d/*.toml` are read too.
+        folders: vendor, admin and runtime folder, weakest first.
+
+    Raises:
+        SettingsError: a file is missing (only with `config`), unreadable, not TOML, has an
+            unknown key or a value of the wrong kind; the message names file and line.
+    """
+    files = list(_files(config, folders))
+    merged: dict[str, Any] = {}
+    origins: dict[str, Path] = {}
+    for file in files:
+        fragment = _read(file)
+        _check_keys(fragment, Settings, file, "")
+        _merge(merged, fragment, origins, file, "")
+    try:
+        settings = msgspec.convert(merged, Settings)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_place(str(error), origins)) from error
+    _check_whole(settings, files)
+    return Loaded(settings=settings, origins=origins, files=tuple(files))
+
+
+def _files(config: Path | None, folders: Sequence[Path]) -> Iterator[Path]:
+    if config is not None:
+        if not config.is_file():
+            raise SettingsError(f"settings file {config} does not exist or is no file")
+        yield config
+        yield from sorted(config.with_name(config.name + ".d").glob("*.toml"))
+        return
+    for folder in folders:
+        if (folder / FILE_NAME).is_file():
+            yield folder / FILE_NAME
+        yield from sorted((folder / f"{FILE_NAME}.d").glob("*.toml"))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(SETTINGS_MAX_BYTES + 1)
+        if len(data) > SETTINGS_MAX_BYTES:
+            raise SettingsError(f"{file} is longer than {SETTINGS_MAX_BYTES} bytes")
+        return tomllib.loads(data.decode())
+    except OSError as error:
+        raise SettingsError(f"{file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} is not TOML: {error}") from error
+
+
+def _check_keys(table: Mapping[str, Any], kind: type[_Section], file: Path, prefix: str) -> None:
+    fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+    for key, value in table.items():
+        if key not in fields:
+            raise SettingsError(f"{_at(file, prefix, key)}: unknown key {prefix + key!r}")
+        wanted = fields[key]
+        if isinstance(value, dict) and isinstance(wanted, type) and issubclass(wanted, _Section):
+            _check_keys(value, wanted, file, f"{prefix}{key}.")
+        elif key == "checks" and isinstance(value, list):
+            for item in value:
+                if isinstance(item, dict):
+                    _check_keys(item, CheckSettings, file, f"{prefix}{key}.")
+
+
+def _at(file: Path, prefix: str, key: str) -> str:
+    """Name the file, and the line on which `key` of the table `prefix` is written if it is found.
+
+    Tables may be written as headers, dotted keys or inline; quoted keys are found too.
+    """
+    here = ""
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
+        here = f"{header.group(1)}." if header else here
+        written = here if header else here + "".join(line.partition("=")[0].split())
+        plain = written.replace('"', "").replace("'", "").rstrip(".") + "."
+        named = plain.startswith(f"{prefix}{key}.")
+        inline = prefix == plain and re.search(rf"[{{,]\s*\"?{re.escape(key)}\"?\s*[.=]", line)
+        if named or inline:
+            return f"{file}, line {number}"
+    return str(file)
+
+
+def _merge(
+    into: dict[str, Any],
+    table: Mapping[str, Any],
+    origins: dict[str, Path],
+    file: Path,
+    prefix: str,
+) -> None:
+    for key, value in table.items():
+        if isinstance(value, dict) and isinstance(into.get(key, {}), dict):
+            _merge(into.setdefault(key, {}), value, origins, file, f"{prefix}{key}.")
+        else:
+            into[key] = value
+            origins[prefix + key] = file
+
+
+def _place(message: str, origins: Mapping[str, Path]) -> str:
+    """Put file and line before msgspec's sentence, which names only the path in the value."""
+    found = re.search(r"at `\$\.([^`]+)`", message)
+    dotted = re.sub(r"\[.*?\]", "", found.group(1)) if found else ""
+    above = dotted.rpartition(".")[0]
+    below = next((key for key in origins if key.startswith(f"{dotted}.")), "")
+    file = origins.get(dotted) or origins.get(above) or origins.get(below)
+    if file is None:
+        return f"settings: {message}"
+    place = _at(file, f"{above}." if above else "", dotted.removeprefix(f"{above}."))
+    return f"{place}: {dotted}: {message.split(' - at ', maxsplit=1)[0]}"
+
+
+def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
+    """Refuse what each value allows alone but the whole does not."""
+    where = files[-1] if files else FOLDERS[1] / FILE_NAME
+    slots = settings.slots
+    if not slots.disk:
+        raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
+    if not slots.a or slots.a.keys() != slots.b.keys():
+        raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
+    if settings.permit.kind == "etcd" and not settings.permit.endpoints:
+        raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
+    if not settings.trust.metadata_url:
+        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
+    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", settings.trust.metadata_url):
+        raise SettingsError(
+            f"{where}: trust.metadata_url {settings.trust.metadata_url!r} is no http, https or "
+            "file URL without user information"
+        )
+    for url in (settings.server.omaha_url, *settings.download.mirrors):
+        if url and not re.match(r"https?://[^@\s]+$", url):
+            raise SettingsError(
+                f"{where}: {url!r} is no http or https URL without user information"
+            )

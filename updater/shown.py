@@ -1,0 +1,201 @@
+"""What `status`, `slots` and `permit` show: one value each, printed as text or as JSON.
+
+Reads without the lock; what it finds is what the last action left. The shapes are documented
+in docs/operating-a-node.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from updater.lifecycle import COMPATIBLE_NAMES, State
+from updater.rooms import ROOM_ERRORS
+
+if TYPE_CHECKING:
+    from partitions.slots import Slot
+    from updater.node import Node
+    from updater.permit.contract import GroupStatus
+    from updater.state import Failure, NodeState
+
+Facts: TypeAlias = dict[str, Any]  # JSON's values; the shapes are in the docs
+
+
+def status(node: Node) -> Facts:
+    """Return the facts of `bascule status`.
+
+    Raises:
+        AnyRoomError: the state folder or the disk cannot be read.
+    """
+    memory = node.store.read_state()
+    boot = node.boot()
+    loader = node.loader.read()
+    facts: Facts = {
+        "state": memory.state.value,
+        "compatible_state": COMPATIBLE_NAMES[memory.state],
+        "booted": {"slot": boot.slot.value, **_image(node, boot.slot)},
+        "target": loader.target.value if loader.target else None,
+        "confirmed": loader.slots[boot.slot].confirmed,
+        "update": _update(node, memory),
+        "waiting": _waiting(node, memory),
+        "last_check": {
+            "at": memory.last_check.isoformat() if memory.last_check else None,
+            "code": memory.last_check_code,
+            "sentence": memory.last_check_sentence,
+        },
+        "next_check": memory.next_check.isoformat() if memory.next_check else None,
+        "held_back_since": memory.newer_since.isoformat() if memory.newer_since else None,
+        "permit": memory.permit,
+        "last_failure": _failure(memory.last_failure),
+        "denied": {
+            version: failure.sentence for version, failure in node.store.read_denied().items()
+        },
+        "floor": node.store.read_floor(),
+        "events_waiting": len(node.store.read_reports()),
+    }
+    return facts
+
+
+def slots(node: Node) -> list[Facts]:
+    """Return the facts of `bascule slots`, slot A first.
+
+    Raises:
+        AnyRoomError: the disk cannot be read.
+    """
+    boot = node.boot()
+    loader = node.loader.read()
+    rows: list[Facts] = []
+    for slot, state in loader.slots.items():
+        rows.append(
+            {
+                "slot": slot.value,
+                "booted": slot is boot.slot,
+                "target": slot is loader.target,
+                "armed": state.armed,
+                "tries_left": state.tries_left,
+                "confirmed": state.confirmed,
+                **_image(node, slot),
+                "partitions": {
+                    part: {"label": region.label, "partuuid": region.partuuid, "size": region.size}
+                    for part, region in node.regions(slot).items()
+                },
+            }
+        )
+    return sorted(rows, key=lambda row: str(row["slot"]))
+
+
+def permit(group: GroupStatus) -> Facts:
+    """Return the facts of `bascule permit status`."""
+    return {
+        "group": group.group,
+        "max": group.max,
+        "holders": [
+            {
+                "id": holder.id,
+                "host": holder.host,
+                "since": holder.since.isoformat(),
+                "reason": holder.reason,
+            }
+            for holder in group.holders
+        ],
+        "waiting": group.waiting,
+        "waiters": [{"id": waiter.id, "host": waiter.host} for waiter in group.waiters],
+    }
+
+
+def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the text of `bascule status`."""
+    booted = facts["booted"]
+    yield f"state     {facts['state']}"
+    confirmed = "confirmed" if facts["confirmed"] else "not confirmed"
+    yield f"booted    {booted['version'] or 'unknown'} in slot {booted['slot']} ({confirmed})"
+    if facts["target"] != booted["slot"]:
+        yield f"target    slot {facts['target']} at the next boot"
+    update = facts["update"]
+    if update:
+        yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"
+    if facts["waiting"]:
+        yield f"waiting   {facts['waiting']['sentence']} [{facts['waiting']['code']}]"
+    check = facts["last_check"]
+    if check["at"]:
+        yield f"checked   {check['at']}: {check['sentence'] or 'done'} [{check['code']}]"
+    if facts["next_check"]:
+        yield f"next      {facts['next_check']}"
+    if facts["last_failure"]:
+        failure = facts["last_failure"]
+        yield f"failure   {failure['sentence']} [{failure['code']}]"
+    for version, why in facts["denied"].items():
+        yield f"refuses   {version}: {why}"
+
+
+def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield the text of `bascule slots`."""
+    yield "slot  version        booted  target  armed  tries  confirmed"
+    for row in rows:
+        marks = [_mark(row[name]) for name in ("booted", "target", "armed")]
+        yield (
+            f"{row['slot']:<5} {row['version'] or '-':<14} {marks[0]:<7} {marks[1]:<7} "
+            f"{marks[2]:<6} {row['tries_left']:<6} {_mark(row['confirmed'])}"
+        )
+
+
+def _mark(value: object) -> str:
+    return "yes" if value else "-"
+
+
+def _image(node: Node, slot: Slot) -> Facts:
+    try:
+        facts = node.machine.image_facts(slot)
+    except ROOM_ERRORS:
+        record = node.store.read_state().slots.get(slot.value)
+        return {"version": record.version if record else None, "product": None, "board": None}
+    return {"version": facts.version, "product": facts.product, "board": facts.board}
+
+
+def _update(node: Node, memory: NodeState) -> Facts | None:
+    update = memory.update
+    if update is None:
+        return None
+    facts: Facts = {
+        "version": update.version,
+        "slot": update.slot,
+        "began": update.began.isoformat(),
+        "rollback": update.rollback,
+        "attempts": update.attempts,
+        "size": update.size,
+        "downloaded": update.downloaded,
+        "done": update.size if memory.state not in {State.INSTALLING, State.VERIFYING} else 0,
+    }
+    shown = node.progress.read()
+    if memory.state is State.INSTALLING and shown and shown.version == update.version:
+        facts |= {"done": shown.done, "downloaded": shown.downloaded}
+    return facts
+
+
+def _waiting(node: Node, memory: NodeState) -> Facts | None:
+    """Say what keeps the node from the next step, whether or not a daemon noted it."""
+    if memory.waiting_code:
+        return {"code": memory.waiting_code, "sentence": memory.waiting_sentence}
+    if memory.state is State.ARMED:
+        for verdict in node.gates(memory):
+            if not verdict.is_open:
+                return {"code": verdict.code, "sentence": verdict.sentence}
+    return None
+
+
+def _failure(failure: Failure | None) -> Facts | None:
+    if failure is None:
+        return None
+    return {
+        "code": failure.code,
+        "sentence": failure.sentence,
+        "hint": failure.hint,
+        "version": failure.version,
+        "at": failure.at.isoformat(),
+    }
+
+
+def _progress(update: Mapping[str, Any]) -> str:
+    if not update["size"] or update["done"] >= update["size"]:
+        return ""
+    return f", {100 * update['done'] / update['size']:.0f} % of {update['size'] / 1e6:.1f} MB"

@@ -1,0 +1,335 @@
+"""What the node remembers between processes and boots, and how it is kept on disk.
+
+The folder is root's alone. Every file is replaced durably. Loss of any of them costs work,
+never safety: a file that makes no sense is taken as lost, with a warning.
+
+    state.json     lifecycle, the update under way, what each slot holds
+    journal.json   how far the install of that update is flushed
+    floor.json     the lowest rollback index this node still accepts
+    denied.json    versions that failed here or that a person rolled back from
+    reports.json   events that the server has not been told yet (bounded); reports.lock guards it
+    history.jsonl  what happened, newest last (bounded)
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeAlias, TypeVar
+
+import msgspec
+
+from updater.durable import append_durably, replace_durably, sync_folder
+from updater.errors import StateError
+from updater.lifecycle import State
+
+log = logging.getLogger(__name__)
+
+STATE_MAX_BYTES: Final = 1024 * 1024  # our own files; more is damage
+HISTORY_MAX_LINES: Final = 1000
+HISTORY_KEPT_LINES: Final = 500
+DENIED_MAX: Final = 64
+REPORTS_MAX: Final = 64
+_NONSENSE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of any bytes
+
+T = TypeVar("T")
+Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+SlotName: TypeAlias = Literal["a", "b"]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """Why something did not happen, in the words of an error's code and sentence."""
+
+    code: str
+    sentence: str
+    at: Instant
+    hint: str = ""
+    version: str = ""
+
+
+class Update(msgspec.Struct, frozen=True, kw_only=True):
+    """The update under way.
+
+    Attributes:
+        version, rollback_index: of the release.
+        previous_version: what ran when it began.
+        slot: "a" or "b", the passive slot that it is written to.
+        target_path, sha256, size: the payload's TUF target path, hex digest and bytes.
+        tries_used: boots of the new slot so far.
+        rollback: a person chose the other slot; nothing is downloaded.
+        forced: a person ordered it; a denied version may run.
+        pinned: a person wants this version and no other.
+        withdrawn: we are about to disarm it: the boot of the old slot is no failure of its.
+        downloaded: bytes fetched so far, over all attempts.
+        attempts: installs begun.
+    """
+
+    version: str
+    rollback_index: int
+    previous_version: str
+    slot: SlotName
+    began: Instant
+    target_path: str = ""
+    sha256: str = ""
+    size: Count = 0
+    tries_used: Count = 0
+    rollback: bool = False
+    forced: bool = False
+    pinned: bool = False
+    withdrawn: bool = False
+    downloaded: Count = 0
+    attempts: Count = 0
+
+
+class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What we last wrote to or booted from a slot."""
+
+    version: str
+    rollback_index: int
+
+
+class NodeState(msgspec.Struct, frozen=True, kw_only=True):
+    """The node's memory, one value.
+
+    Attributes:
+        boot_id: the boot in which this was written.
+        writer: the process that wrote it.
+        permit: "none", "held", or "unknown" after the memory was lost.
+        reboot_ordered: a person ordered the reboot; gates still hold, the manual policy does not.
+        newer_since: since when the channel names something newer than what runs.
+        healthy_boot: the boot id whose health was shown.
+        failed_version, failed_times: installs of one version that failed in a row.
+    """
+
+    schema: str = "bascule.state/1"
+    state: State = State.IDLE
+    boot_id: str = ""
+    writer: str = ""
+    update: Update | None = None
+    slots: dict[str, SlotRecord] = {}
+    permit: Literal["none", "held", "unknown"] = "unknown"
+    reboot_ordered: bool = False
+    healthy_boot: str = ""
+    last_check: Instant | None = None
+    last_check_code: str = ""
+    last_check_sentence: str = ""
+    next_check: Instant | None = None
+    newer_since: Instant | None = None
+    checks_failed: Count = 0
+    failed_version: str = ""
+    failed_times: Count = 0
+    last_failure: Failure | None = None
+    waiting_code: str = ""
+    waiting_sentence: str = ""
+
+    def failures_of(self, version: str) -> int:
+        """Return how often installing `version` failed in a row."""
+        return self.failed_times if self.failed_version == version else 0
+
+
+class Journal(msgspec.Struct, frozen=True, kw_only=True):
+    """How far an install is durable.
+
+    Attributes:
+        sha256: the payload's digest, hex: a journal of another payload is void.
+        slot: "a" or "b".
+        next_operation: operations before this one, counted over all parts, are flushed.
+        downloaded: bytes fetched for this payload by all attempts so far.
+    """
+
+    sha256: str
+    slot: SlotName
+    next_operation: Count = 0
+    downloaded: Count = 0
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """One Omaha event that the server has yet to hear."""
+
+    event_type: int
+    event_result: int
+    at: Instant
+    version: str
+    code: str = ""
+    sentence: str = ""
+    previous_version: str = ""
+    next_version: str = ""
+    downloaded: int = 0
+
+
+class Store:
+    """The state folder as values.
+
+    All `read_*` give a default for what is missing or damaged. All `write_*` are durable on
+    return and raise `StateError` when the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """The state folder."""
+        return self._folder
+
+    def prepare(self) -> None:
+        """Make the folder, private to its owner.
+
+        Raises:
+            StateError: it cannot be made.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StateError(f"{self._folder} cannot be made: {error.strerror}") from error
+
+    def read_state(self) -> NodeState:
+        """Return the node's memory."""
+        return self._read("state.json", NodeState) or NodeState()
+
+    def write_state(self, state: NodeState) -> None:
+        """Keep the node's memory."""
+        self._write("state.json", msgspec.json.encode(state))
+
+    def read_journal(self) -> Journal | None:
+        """Return the install journal, None when there is none."""
+        return self._read("journal.json", Journal)
+
+    def write_journal(self, journal: Journal) -> None:
+        """Keep the install journal."""
+        self._write("journal.json", msgspec.json.encode(journal))
+
+    def drop_journal(self) -> None:
+        """Forget the install journal, durably."""
+        path = self._folder / "journal.json"
+        try:
+            path.unlink()
+            sync_folder(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(f"{path} cannot be removed: {error.strerror}") from error
+
+    def read_floor(self) -> int:
+        """Return the lowest rollback index still accepted, 0 when none is known."""
+        return (self._read("floor.json", dict[str, int]) or {}).get("floor", 0)
+
+    def raise_floor(self, floor: int) -> None:
+        """Raise the floor; it never sinks."""
+        if floor > self.read_floor():
+            self._write("floor.json", msgspec.json.encode({"floor": floor}))
+
+    def read_denied(self) -> dict[str, Failure]:
+        """Return the versions that are refused here, each with why."""
+        return self._read("denied.json", dict[str, Failure]) or {}
+
+    def deny(self, version: str, why: Failure) -> None:
+        """Refuse `version` from now on; the oldest of more than `DENIED_MAX` is forgotten."""
+        denied = self.read_denied() | {version: why}
+        newest = sorted(denied.items(), key=lambda item: item[1].at)[-DENIED_MAX:]
+        self._write("denied.json", msgspec.json.encode(dict(newest)))
+
+    def allow(self, version: str) -> None:
+        """Take `version` off the list of the refused."""
+        denied = self.read_denied()
+        if denied.pop(version, None) is not None:
+            self._write("denied.json", msgspec.json.encode(denied))
+
+    def read_reports(self) -> list[Report]:
+        """Return the events still to be told, oldest first."""
+        return self._read("reports.json", list[Report]) or []
+
+    def queue_report(self, report: Report) -> None:
+        """Add an event to be told; the oldest of more than `REPORTS_MAX` is dropped."""
+        with self._reports_locked():
+            self._write_reports([*self.read_reports(), report])
+
+    def drop_reports(self, told: list[Report]) -> None:
+        """Take events that were told off the queue; those queued meanwhile stay."""
+        with self._reports_locked():
+            self._write_reports([report for report in self.read_reports() if report not in told])
+
+    def _write_reports(self, reports: list[Report]) -> None:
+        self._write("reports.json", msgspec.json.encode(reports[-REPORTS_MAX:]))
+
+    @contextmanager
+    def _reports_locked(self) -> Iterator[None]:
+        """Guard read and write; held for a write, never while anything is sent.
+
+        The sender works without the engine's lock, in another thread or process.
+        """
+        path = self._folder / "reports.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise StateError(f"{path} cannot be opened: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def remember(self, at: datetime, what: str, **facts: str | int) -> None:
+        """Append a line to the history. A full disk loses the line, nothing else."""
+        line = {"at": at.isoformat(timespec="seconds"), "what": what, **facts}
+        path = self._folder / "history.jsonl"
+        try:
+            append_durably(path, json.dumps(line).encode() + b"\n")
+            self._trim(path)
+        except OSError as error:
+            log.warning("history line lost path=%s error=%s", path, error)
+
+    def history(self) -> list[dict[str, str | int]]:
+        """Return the history, oldest first; torn lines are skipped."""
+        entries: list[dict[str, str | int]] = []
+        for line in self._history_lines():
+            try:
+                entries.append(msgspec.json.decode(line, type=dict[str, str | int]))
+            except _NONSENSE:
+                continue
+        return entries
+
+    def _history_lines(self) -> list[bytes]:
+        try:
+            return (self._folder / "history.jsonl").read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StateError(f"{self._folder} cannot be read: {error.strerror}") from error
+
+    def _trim(self, path: Path) -> None:
+        if path.stat().st_size < HISTORY_MAX_LINES * 64:
+            return
+        lines = path.read_bytes().splitlines()
+        if len(lines) > HISTORY_MAX_LINES:
+            replace_durably(path, b"\n".join(lines[-HISTORY_KEPT_LINES:]) + b"\n")
+
+    def _read(self, name: str, kind: type[T]) -> T | None:
+        path = self._folder / name
+        try:
+            with path.open("rb") as file:
+                data = file.read(STATE_MAX_BYTES + 1)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StateError(f"{path} cannot be read: {error.strerror}") from error
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except _NONSENSE as error:
+            log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
+            return None
+
+    def _write(self, name: str, data: bytes) -> None:
+        try:
+            replace_durably(self._folder / name, data)
+        except OSError as error:
+            raise StateError(
+                f"{self._folder / name} cannot be written: {error.strerror}"
+            ) from error

@@ -1,0 +1,353 @@
+"""The verb "install": disarm, write, read back, arm. Resumes where the journal says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from images.errors import ImagesError
+from images.signing import TrustedKeys, load_public_keys
+from partitions.slots import Slot
+from updater.checking import Found, look, next_check
+from updater.download import Download, DownloadStoppedError, Patience
+from updater.errors import RefusedError, StateError, UnreachableError
+from updater.install import ReadBackError, VerifiedSlot, WrittenSlot, verify_slot, write_slot
+from updater.lifecycle import Event
+from updater.pipeline import PayloadDigestError, Shell
+from updater.plan import Plan, check_fit
+from updater.progress import Progress
+from updater.rooms import ROOM_ERRORS, AnyRoomError
+from updater.state import Failure, Journal, NodeState, Report, SlotRecord, Update
+from updater.trust.errors import NothingNewerError
+
+if TYPE_CHECKING:
+    from updater.node import Node
+
+log = logging.getLogger(__name__)
+
+MIB: Final = 1024 * 1024
+RETRY_INTERVAL: Final = timedelta(seconds=30)  # first pause of an install that could not download
+DOWNLOAD_STARTED: Final = (13, 1)
+DOWNLOAD_FINISHED: Final = (14, 1)
+INSTALLED: Final = (3, 1)
+FAILED: Final = (3, 0)
+
+
+class NotConfirmedError(RefusedError):
+    """The booted slot has not proven itself, so the passive one is the only fall-back."""
+
+    code = "booted-not-confirmed"
+    hint = "Wait for the trial to end, or say `bascule confirm` if the system is good."
+
+
+class AttemptsExhaustedError(RefusedError):
+    """The same version failed here too often."""
+
+    code = "attempts-exhausted"
+    hint = "A newer version is tried by itself; `bascule update --force` tries this one again."
+
+
+def install(node: Node, memory: NodeState, found: Found | None, *, by_person: bool) -> NodeState:
+    """Write, verify and arm the update that the memory names; returns the memory in ARMED.
+
+    Args:
+        node: the collaborators.
+        memory: in INSTALLING.
+        found: what the check before gave; None when resuming, it is then looked up afresh.
+        by_person: a person waits for it.
+
+    Raises:
+        DownloadStoppedError: told to stop; it resumes.
+        UnreachableError: no mirror or server; it resumes at `next_check`.
+        StateError: the state folder fails; it resumes at the next step.
+        AnyRoomError: it failed; the slot stays disarmed and the memory says why.
+    """
+    try:
+        return _install(node, memory, found, by_person=by_person)
+    except (DownloadStoppedError, StateError):
+        raise  # neither is the version's fault; a full disk costs time only
+    except UnreachableError as error:
+        _pause(node, error)
+        raise
+    except ROOM_ERRORS as error:
+        _give_up(node, error)
+        raise
+
+
+def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: bool) -> NodeState:
+    _require_confirmed(node)
+    memory, found = _still_wanted(node, memory, found, by_person=by_person)
+    update = _update_of(memory)
+    plan = _plan(node, update, found)
+    check_fit(plan.facts, plan.regions)
+    node.loader.disarm(plan.slot)
+    memory = _begin(node, memory, update)
+    written = _write(node, memory, plan, found.urls)
+    memory = node.advance(_refreshed(node), Event.WRITTEN)
+    _report(node, memory, DOWNLOAD_FINISHED)
+    try:
+        verified = verify_slot(written)
+    except ReadBackError:
+        node.store.drop_journal()  # what it names as flushed is not what the disk holds
+        raise
+    return _arm(node, memory, verified)
+
+
+def _require_confirmed(node: Node) -> None:
+    """Refuse to touch the only fall-back (design, promise 3)."""
+    booted = node.boot().slot
+    if not node.loader.read().slots[booted].confirmed:
+        raise NotConfirmedError(f"slot {booted.value} is booted and not confirmed")
+
+
+def _still_wanted(
+    node: Node, memory: NodeState, found: Found | None, *, by_person: bool
+) -> tuple[NodeState, Found]:
+    """Return a fresh verdict of trust and policy; the release may have changed meanwhile."""
+    update = _update_of(memory)
+    if found is not None:
+        return memory, found
+    version = update.version if update.pinned else ""
+    found = look(node, memory, by_person=by_person, forced=update.forced, version=version)
+    if found.payload.sha256 == update.sha256:
+        return memory, found
+    fresh = msgspec.structs.replace(
+        update,
+        version=found.release.version,
+        rollback_index=found.release.rollback_index,
+        target_path=found.payload.path,
+        sha256=found.payload.sha256,
+        size=found.payload.size,
+    )
+    return node.advance(memory, Event.SUPERSEDED, update=fresh), found
+
+
+def _plan(node: Node, update: Update, found: Found) -> Plan:
+    slot = Slot(update.slot)
+    settings = node.settings
+    return Plan(
+        facts=found.payload.facts,
+        sha256=found.payload.sha256,
+        size=found.payload.size,
+        slot=slot,
+        regions=node.regions(slot),
+        keys=_keys(settings.trust.payload_keys),
+        checkpoint_bytes=settings.download.checkpoint_mib * MIB,
+        booted=node.booted(),
+        workers=settings.download.workers,
+    )
+
+
+def _keys(files: Sequence[str]) -> TrustedKeys | None:
+    return load_public_keys(*(Path(file) for file in files)) if files else None
+
+
+def _begin(node: Node, memory: NodeState, update: Update) -> NodeState:
+    """Count the attempt and say so before the first byte."""
+    update = msgspec.structs.replace(update, attempts=update.attempts + 1)
+    slots = {name: record for name, record in memory.slots.items() if name != update.slot}
+    memory = node.keep(memory, update=update, slots=slots)
+    if update.attempts == 1:
+        _report(node, memory, DOWNLOAD_STARTED)
+    log.info(
+        "install begins version=%s slot=%s attempt=%d", update.version, update.slot, update.attempts
+    )
+    return memory
+
+
+def _write(node: Node, memory: NodeState, plan: Plan, urls: Sequence[str]) -> WrittenSlot:
+    """Write from the first mirror that has the right bytes; a wrong one is left out."""
+    left = list(urls)
+    while True:
+        journal = _journal(node, plan)
+        with _download(node, plan, left) as download:
+            shell = _shell(node, memory, journal, download)
+            try:
+                return write_slot(plan, download, journal, shell)
+            except (ImagesError, PayloadDigestError) as error:
+                left.remove(download.mirror)
+                log.warning("mirror has wrong bytes url=%s code=%s", download.mirror, error.code)
+                if not left:
+                    node.store.drop_journal()
+                    raise
+            finally:
+                _note_downloaded(node, journal, download)
+
+
+def _journal(node: Node, plan: Plan) -> Journal:
+    """Return how far it is; a journal of other bytes is void before ours are written."""
+    journal = node.store.read_journal()
+    if journal and (journal.sha256, journal.slot) == (plan.sha256, plan.slot.value):
+        return journal
+    fresh = Journal(sha256=plan.sha256, slot=plan.slot.value)
+    node.store.write_journal(fresh)
+    return fresh
+
+
+def _download(node: Node, plan: Plan, urls: Sequence[str]) -> Download:
+    settings = node.settings.download
+    return Download(
+        urls,
+        size=plan.size,
+        session=node.http(),
+        patience=Patience(
+            idle_timeout_secs=settings.idle_timeout_secs,
+            retries=settings.retries,
+            retry_delay_secs=settings.retry_delay_secs,
+        ),
+        monotonic=time.monotonic,
+        stop=node.stop,
+    )
+
+
+def _shell(node: Node, memory: NodeState, journal: Journal, download: Download) -> Shell:
+    update = _update_of(memory)
+
+    def show(done: int) -> None:
+        fetched = journal.downloaded + download.received
+        node.progress.show(
+            Progress(version=update.version, done=done, size=update.size, downloaded=fetched)
+        )
+
+    return Shell(keep_journal=node.store.write_journal, progress=show, stop=node.stop)
+
+
+def _note_downloaded(node: Node, journal: Journal, download: Download) -> None:
+    """Count what came over the network, also when nothing of it was flushed."""
+    kept = node.store.read_journal()
+    if kept is None:  # dropped: nothing that was flushed counts any more
+        kept = msgspec.structs.replace(journal, next_operation=0)
+    downloaded = journal.downloaded + download.received
+    node.store.write_journal(msgspec.structs.replace(kept, downloaded=downloaded))
+
+
+def _refreshed(node: Node) -> NodeState:
+    """Return the memory with the downloaded bytes of the journal."""
+    memory = node.store.read_state()
+    journal = node.store.read_journal()
+    update = _update_of(memory)
+    downloaded = journal.downloaded if journal else update.downloaded
+    return msgspec.structs.replace(
+        memory, update=msgspec.structs.replace(update, downloaded=downloaded)
+    )
+
+
+def _arm(node: Node, memory: NodeState, verified: VerifiedSlot) -> NodeState:
+    """Make the verified slot the target: the one step that changes what boots next."""
+    node.loader.arm(verified.slot, tries=node.settings.slots.tries)
+    record = SlotRecord(version=verified.version, rollback_index=verified.rollback_index)
+    memory = node.advance(
+        memory,
+        Event.VERIFIED,
+        slots=memory.slots | {verified.slot.value: record},
+        checks_failed=0,
+        last_failure=None,
+        next_check=_next(node, 0, timedelta(seconds=node.settings.server.poll_interval_secs)),
+    )
+    node.store.drop_journal()
+    node.progress.clear()
+    log.info("slot armed slot=%s version=%s", verified.slot.value, verified.version)
+    update = _update_of(memory)
+    node.store.remember(
+        node.clock(), "armed", version=verified.version, downloaded=update.downloaded
+    )
+    _report(node, memory, INSTALLED)
+    return memory
+
+
+def _pause(node: Node, error: UnreachableError) -> None:
+    """Keep what is flushed and try again later."""
+    memory = node.store.read_state()
+    failures = memory.checks_failed + 1
+    interval = min(RETRY_INTERVAL, timedelta(seconds=node.settings.server.poll_interval_secs))
+    node.keep(
+        memory,
+        checks_failed=failures,
+        next_check=_next(node, failures, interval),
+        last_failure=node.failure(error, version=_update_of(memory).version),
+    )
+
+
+def _give_up(node: Node, error: AnyRoomError) -> None:
+    """End the attempt: the slot stays disarmed, the reason is kept, reported and counted."""
+    memory = node.store.read_state()
+    update = _update_of(memory)
+    _leave_disarmed(node)
+    failure = node.failure(error, version=update.version)
+    nothing = isinstance(error, NothingNewerError)
+    failures = 0 if nothing else memory.failures_of(update.version) + 1
+    _deny_after_too_many(node, update, failure, failures)
+    interval = timedelta(seconds=node.settings.server.poll_interval_secs)
+    node.advance(
+        memory,
+        Event.FAILED,
+        update=None,
+        last_failure=None if nothing else failure,
+        failed_version=update.version,
+        failed_times=failures,
+        checks_failed=0,
+        next_check=_next(node, failures, interval),
+    )
+    node.progress.clear()
+    if nothing:
+        return
+    log.error("install failed version=%s code=%s why=%s", update.version, failure.code, error)
+    node.store.remember(node.clock(), "install failed", version=update.version, code=failure.code)
+    _report(node, memory, FAILED, failure=failure)
+
+
+def _leave_disarmed(node: Node) -> None:
+    """Disarm the passive slot if it is the target: killed between arming and noting it.
+
+    A slot that is merely whole stays so: the error may have come before the first byte.
+    """
+    passive = node.boot().slot.other
+    if node.loader.read().target is passive:
+        node.loader.disarm(passive)
+
+
+def _deny_after_too_many(node: Node, update: Update, failure: Failure, failures: int) -> None:
+    if failures >= node.settings.updates.max_attempts:
+        sentence = f"version {update.version} failed {failures} times, last: {failure.sentence}"
+        exhausted = AttemptsExhaustedError(sentence)
+        node.store.deny(update.version, node.failure(exhausted, version=update.version))
+
+
+def _next(node: Node, failures: int, interval: timedelta) -> datetime:
+    return next_check(
+        node.clock(),
+        interval=interval,
+        jitter_share=node.settings.server.poll_jitter_share,
+        chance=node.chance(),
+        failures=failures,
+    )
+
+
+def _report(
+    node: Node, memory: NodeState, kind: tuple[int, int], *, failure: Failure | None = None
+) -> None:
+    update = _update_of(memory)
+    node.report(
+        Report(
+            event_type=kind[0],
+            event_result=kind[1],
+            at=node.clock(),
+            version=update.previous_version,
+            code=failure.code if failure else "",
+            sentence=failure.sentence if failure else "",
+            next_version=update.version,
+            downloaded=update.downloaded,
+        )
+    )
+
+
+def _update_of(memory: NodeState) -> Update:
+    if memory.update is None:  # a broken invariant: INSTALLING to ARMED always have an update
+        raise AssertionError(f"state {memory.state.value} without an update")
+    return memory.update
