@@ -1,0 +1,97 @@
+"""What there is to give: look-ups in the reflection of the signed files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from images.release import ChannelDocument, parse_channel_document
+from server.claims import normal_app_id
+from server.schema import CHANNEL_DOCUMENTS, CHANNELS, PAYLOADS, RELEASES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.engine import Connection
+
+STOCK_FORMAT: Final = 1  # the only one that Flatcar's engine reads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """A payload file as an answer names it.
+
+    Attributes:
+        sha256: 64 hex digits; also its name.
+        size: bytes.
+        sha1: base64, for old clients; may be empty.
+        format: major version of its container.
+        tuf_path: its name in `releases`; empty when it only serves stock clients.
+    """
+
+    sha256: str
+    size: int
+    sha1: str
+    format: int
+    tuf_path: str
+
+
+def known_products(connection: Connection, default: str) -> dict[str, str]:
+    """Return the products by their normal id; `default` counts before its first release."""
+    names = connection.execute(sa.select(RELEASES.c.product).distinct()).scalars()
+    return {normal_app_id(name): name for name in (default, *names)}
+
+
+def find_document(
+    connection: Connection, channel: str, product: str, board: str
+) -> ChannelDocument | None:
+    """Return what a channel says for a product and board, or None."""
+    query = sa.select(CHANNEL_DOCUMENTS.c.document).where(
+        CHANNEL_DOCUMENTS.c.channel == channel,
+        CHANNEL_DOCUMENTS.c.product == product,
+        CHANNEL_DOCUMENTS.c.board == board,
+    )
+    text = connection.execute(query).scalar()
+    return None if text is None else parse_channel_document(text.encode())
+
+
+def payloads_of(connection: Connection, product: str, board: str, version: str) -> list[Payload]:
+    """Return the payloads of a release, highest format first."""
+    query = (
+        sa.select(PAYLOADS)
+        .join(RELEASES)
+        .where(
+            RELEASES.c.product == product,
+            RELEASES.c.board == board,
+            RELEASES.c.version == version,
+        )
+        .order_by(PAYLOADS.c.format.desc(), PAYLOADS.c.sha256)
+    )
+    return [
+        Payload(
+            sha256=row["sha256"],
+            size=row["size"],
+            sha1=row["sha1"],
+            format=row["format"],
+            tuf_path=row["tuf_path"],
+        )
+        for row in connection.execute(query).mappings()
+    ]
+
+
+def suitable(payloads: Sequence[Payload], allowed: Sequence[str] | None) -> Payload | None:
+    """Return the payload for a client: one of the `allowed` TUF paths for our nodes.
+
+    For stock engines `allowed` is None: they know no TUF path, and read only format 1.
+    """
+    if allowed is None:
+        return next((payload for payload in payloads if payload.format == STOCK_FORMAT), None)
+    return next((payload for payload in payloads if payload.tuf_path in allowed), None)
+
+
+def base_urls(connection: Connection, channel: str) -> tuple[str, ...]:
+    """Return where else the payloads of a channel lie, best first; empty for only here."""
+    query = sa.select(CHANNELS.c.base_urls).where(CHANNELS.c.name == channel)
+    return tuple((connection.execute(query).scalar() or "").split())

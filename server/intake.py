@@ -1,0 +1,138 @@
+"""A payload file comes in: copied, hashed, verified. Nothing is published here."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from images.reader import open_regular, verify_file
+from images.release import facts_of
+from images.version import parse_version
+from server.durable import DRAFT_PREFIX, PUBLIC_MODE, sync_folder, translated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+    from typing import BinaryIO
+
+    from images.reader import Progress
+    from images.release import PayloadFacts
+    from images.signing import TrustedKeys
+
+CHUNK_BYTES: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseOrder:
+    """What a person says about a payload.
+
+    Attributes:
+        product: which product.
+        board: which board.
+        version: which version it makes.
+        rollback_index: what nodes compare with their floor.
+        min_engine: the oldest bascule that may install it.
+        requires_from: the oldest version that may go to it directly; None for any.
+    """
+
+    product: str
+    board: str
+    version: str
+    rollback_index: int = 0
+    min_engine: str = "0.1.0"
+    requires_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A verified, durable copy of a payload that has no name anyone knows.
+
+    Attributes:
+        path: the copy; it is gone when the block that gave it ends.
+        sha256: of the whole file, 64 hex digits.
+        size: its bytes.
+        format: major version of its container.
+        facts: what is to be signed.
+    """
+
+    path: Path
+    sha256: str
+    size: int
+    format: int
+    facts: PayloadFacts
+
+    def keep_as(self, path: Path) -> None:
+        """Give the copy a durable name; the same bytes may have it already.
+
+        Raises:
+            DeskUnwritableError: the file system refuses.
+        """
+        with translated(path):
+            with contextlib.suppress(FileExistsError):
+                path.hardlink_to(self.path)
+            sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def take_in(
+    payload: Path,
+    folder: Path,
+    order: ReleaseOrder,
+    *,
+    trusted: TrustedKeys | None,
+    created: datetime,
+    progress: Progress | None = None,
+) -> Iterator[Incoming]:
+    """Copy a payload into `folder` and verify the copy, so that what is verified is what is kept.
+
+    Raises:
+        ImagesError: it cannot be read, does not verify, or a name or version has a wrong shape.
+        DeskUnwritableError: no space or no permission in `folder`.
+    """
+    parse_version(order.version)  # before the work, not after it
+    with open_regular(payload) as source, _draft_in(folder) as (path, file):
+        with translated(folder):
+            sha256, size = _copy(source, file)
+        metadata = verify_file(path, trusted, progress=progress)
+        facts = facts_of(
+            path,
+            product=order.product,
+            board=order.board,
+            version=order.version,
+            rollback_index=order.rollback_index,
+            min_engine=order.min_engine,
+            requires_from=order.requires_from,
+            created=created,
+        )
+        yield Incoming(
+            path=path, sha256=sha256, size=size, format=metadata.header.major, facts=facts
+        )
+
+
+@contextlib.contextmanager
+def _draft_in(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    with translated(folder):
+        descriptor, name = tempfile.mkstemp(prefix=DRAFT_PREFIX, dir=folder)
+    path = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), PUBLIC_MODE)
+            yield path, file
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _copy(source: BinaryIO, file: BinaryIO) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        size += file.write(chunk)
+    file.flush()
+    os.fsync(file.fileno())
+    return digest.hexdigest(), size

@@ -1,0 +1,265 @@
+"""The Omaha endpoint's judgement: what a request says is kept, what it asks is answered.
+
+One request is one writing transaction: the events, the registration, the counting of places and
+the grant happen as a whole, with the database's write lock held from the start. Two nodes that
+ask at the same instant are answered one after the other. Nothing is written for a product that is
+not ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from server import grants, nodes, reports
+from server.activity import SERVER, record
+from server.catalogue import base_urls, find_document, known_products, payloads_of, suitable
+from server.choice import choose
+from server.claims import Claim, ClaimRefusedError, claim_of, normal_app_id
+from server.groups import find_group
+from server.rollout import (
+    NO_RELEASE,
+    PAYLOAD_UNSUITABLE,
+    Hold,
+    Situation,
+    decide,
+    place_of,
+)
+from server.stops import RolloutKey
+from updater.omaha import (
+    Action,
+    AppResponse,
+    Manifest,
+    Package,
+    Response,
+    UpdateCheckResult,
+)
+from updater.omaha.messages import (
+    APP_UNKNOWN,
+    CHECK_INTERNAL,
+    CHECK_NO_UPDATE,
+    CHECK_OK,
+    CHECK_UNSUPPORTED_PROTOCOL,
+    PROTOCOL,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.engine import Connection
+
+    from server.catalogue import Payload
+    from server.desk import Desk
+    from server.groups import Group
+    from updater.omaha import AppRequest, Request
+
+GROUP_UNKNOWN: Final = "error-unknownApplicationOrGroup"  # as Nebraska names it
+OFFERED: Final = "offered"  # the outcome of a check that got something
+
+
+class Tally(Protocol):
+    """Counts what happens, for whoever watches."""
+
+    def check(self, outcome: str) -> None:
+        """Count a check by its reason, or `OFFERED`."""
+
+    def event(self, event_type: int, result: int) -> None:
+        """Count an event of a node."""
+
+    def grant(self, group: str) -> None:
+        """Count a new grant."""
+
+
+@dataclass(frozen=True, slots=True)
+class OmahaDesk:
+    """Answers Omaha requests for one desk.
+
+    Attributes:
+        desk: the desk.
+        public_url: how nodes reach this server, without a slash at the end.
+        tally: what counts.
+    """
+
+    desk: Desk
+    public_url: str
+    tally: Tally
+
+    def answer(self, request: Request) -> Response:
+        """Return the answer to a request that could be read.
+
+        Raises:
+            DatabaseError: the database cannot be used.
+        """
+        store, settings = self.desk.store, self.desk.settings
+        with store.reading() as connection:
+            products = known_products(connection, settings.product)
+        if not any(normal_app_id(app.app_id) in products for app in request.apps):
+            return Response(apps=tuple(_unknown(app) for app in request.apps))
+        with store.writing() as connection:
+            answers = tuple(
+                self._answer_app(connection, request, app, products) for app in request.apps
+            )
+        self._count(request, answers)
+        return Response(apps=answers)
+
+    def _answer_app(
+        self,
+        connection: Connection,
+        request: Request,
+        app: AppRequest,
+        products: Mapping[str, str],
+    ) -> AppResponse:
+        product = products.get(normal_app_id(app.app_id))
+        if product is None:
+            return _unknown(app)
+        try:
+            claim = claim_of(request, app, product=product, default_board=self.desk.settings.board)
+            self._take(connection, claim, app)
+            group = _group_of(connection, claim)
+        except ClaimRefusedError as refused:
+            return _refused(app, refused)
+        check = None
+        if app.update_check is not None:
+            check = self._check(connection, claim, group, request.protocol)
+        return AppResponse(
+            app_id=app.app_id,
+            ping_ok=app.ping is not None,
+            update_check=check,
+            events_ok=len(app.events),
+        )
+
+    def _take(self, connection: Connection, claim: Claim, app: AppRequest) -> None:
+        """Keep what the node says: who it is, its events, how far it is."""
+        now_s = self.desk.now_s()
+        nodes.register(connection, claim, now_s=now_s, nodes_max=self.desk.settings.nodes_max)
+        reports.take_reports(connection, claim, app.events, now_s=now_s)
+        reports.settle(connection, claim, now_s=now_s)
+        if app.ping is not None and app.update_check is None:
+            reports.keep_alive(connection, claim, now_s=now_s)
+
+    def _check(
+        self, connection: Connection, claim: Claim, group: Group, protocol: str
+    ) -> UpdateCheckResult:
+        if protocol != PROTOCOL:
+            return UpdateCheckResult(status=CHECK_UNSUPPORTED_PROTOCOL)
+        poll_s = group.poll_s(self.desk.settings)
+        found = self._decide(connection, claim, group)
+        if isinstance(found, Hold):
+            nodes.note_wait(connection, claim, found.reason)
+            return UpdateCheckResult(
+                status=CHECK_NO_UPDATE,
+                poll_interval_s=found.retry_after_s or poll_s,
+                reason=found.reason,
+                sentence=found.sentence,
+            )
+        nodes.note_wait(connection, claim, "")
+        version, payload = found
+        urls = base_urls(connection, group.channel) or (f"{self.public_url}/payloads/",)
+        return _offer(version, payload, urls, poll_s)
+
+    def _decide(
+        self, connection: Connection, claim: Claim, group: Group
+    ) -> Hold | tuple[str, Payload]:
+        """Choose a release and payload; then, last, see whether there is a place for it."""
+        document = find_document(connection, group.channel, claim.product, claim.board)
+        if document is None:
+            return Hold(
+                reason=NO_RELEASE,
+                sentence=f"channel {group.channel} names nothing for board {claim.board}",
+            )
+        choice = choose(document, claim.running, self.desk.clock())
+        if isinstance(choice, Hold):
+            return choice
+        version = choice.version
+        payloads = payloads_of(connection, claim.product, claim.board, version)
+        allowed = document.allowed[version] if claim.is_ours else None
+        payload = suitable(payloads, allowed)
+        if payload is None:
+            return Hold(
+                reason=PAYLOAD_UNSUITABLE,
+                sentence=f"release {version} has no payload that this client can read",
+            )
+        held = self._take_place(connection, claim, group, version)
+        return held or (version, payload)
+
+    def _take_place(
+        self, connection: Connection, claim: Claim, group: Group, version: str
+    ) -> Hold | None:
+        """Give the node a place for `version`, or say why it must wait."""
+        now_s, settings = self.desk.now_s(), self.desk.settings
+        grants.expire(connection, group.name, timeout_s=group.timeout_s(settings), now_s=now_s)
+        own = grants.newest(connection, claim)
+        wanted = (version, group.name)
+        if own is not None and own.active and (own.version, own.group_name) != wanted:
+            grants.end(connection, own, phase=grants.SUPERSEDED, code="", now_s=now_s)
+            own = None
+        rollout = RolloutKey(
+            group_name=group.name, product=claim.product, board=claim.board, version=version
+        )
+        holds_grant = own is not None and own.active
+        situation = Situation(
+            place=place_of(version, claim.machine_id),
+            holds_grant=holds_grant,
+            failed_here=grants.failed_trial_of(connection, claim, version),
+            under_way=grants.count_active(connection, group.name) - holds_grant,
+            stopped=rollout.stopped_because(connection),
+        )
+        decision = decide(group.policy(), situation)
+        if isinstance(decision, Hold):
+            return decision
+        if not holds_grant:
+            grants.give(connection, claim, version, now_s=now_s)
+            self.tally.grant(group.name)
+            if rollout.begin(connection, now_s=now_s):
+                sentence = f"the first node of group {group.name} may have release {version}"
+                record(connection, now_s, "rollout begin", group.name, sentence, actor=SERVER)
+        return None
+
+    def _count(self, request: Request, answers: tuple[AppResponse, ...]) -> None:
+        for app, answer in zip(request.apps, answers, strict=True):
+            for event in app.events:
+                self.tally.event(event.type, event.result)
+            check = answer.update_check
+            if check is not None:
+                self.tally.check(OFFERED if check.status == CHECK_OK else check.reason)
+
+
+def _group_of(connection: Connection, claim: Claim) -> Group:
+    group = find_group(connection, claim.group_name)
+    if group is None:
+        raise ClaimRefusedError(
+            GROUP_UNKNOWN, "group-unknown", f"there is no group {claim.group_name} here"
+        )
+    return group
+
+
+def _unknown(app: AppRequest) -> AppResponse:
+    refused = ClaimRefusedError(APP_UNKNOWN, "product-unknown", "this product is not served here")
+    return _refused(app, refused)
+
+
+def _refused(app: AppRequest, refused: ClaimRefusedError) -> AppResponse:
+    check = None
+    if app.update_check is not None:
+        check = UpdateCheckResult(
+            status=CHECK_INTERNAL, reason=refused.reason, sentence=str(refused)
+        )
+    return AppResponse(app_id=app.app_id, status=refused.status, update_check=check)
+
+
+def _offer(
+    version: str, payload: Payload, urls: tuple[str, ...], poll_s: int | None
+) -> UpdateCheckResult:
+    package = Package(
+        name=f"{payload.sha256}.crau",
+        size_bytes=payload.size,
+        sha1=payload.sha1,
+        sha256=payload.sha256,
+    )
+    action = Action(sha256=payload.sha256, disable_backoff=True)
+    return UpdateCheckResult(
+        status=CHECK_OK,
+        codebases=tuple(url if url.endswith("/") else f"{url}/" for url in urls),
+        manifests=(Manifest(version=version, packages=(package,), actions=(action,)),),
+        poll_interval_s=poll_s,
+    )

@@ -1,0 +1,198 @@
+"""A payload becomes a release: kept under its hash, signed for, reflected.
+
+The order makes a crash harmless: the bytes are durable before their name, the name before the
+signature, the signature before the database. What a crash leaves is either not yet visible or
+completed by the same command, run again.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+from tuf.api.metadata import TargetFile
+
+from images.release import encode_payload_facts, tuf_payload_path
+from images.version import parse_version
+from server.activity import record
+from server.durable import link_durably
+from server.errors import ReleaseExistsError, ReleaseFormatError
+from server.intake import take_in
+from server.reflection import (
+    insert_payload,
+    look_into,
+    published_payloads,
+    reflect,
+    release_id,
+)
+from server.roles import RELEASES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from images.reader import Progress
+    from images.release import PayloadFacts
+    from images.signing import TrustedKeys
+    from server.contents import Contents
+    from server.desk import Desk
+    from server.intake import Incoming, ReleaseOrder
+    from server.keys import KeyFolder
+
+
+class Outcome(enum.Enum):
+    """What publishing a payload came to; the value is what `release add --json` prints."""
+
+    SIGNED = "signed"  # a new release
+    STOCK = "stock"  # a payload of format 1 beside a signed one, for stock clients only
+    UNCHANGED = "unchanged"  # it had been published before, exactly so
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Added:
+    """What `add_release` did.
+
+    Attributes:
+        outcome: in one word.
+        facts: what was signed, or for a stock payload what would have been.
+        sha256: the payload's name.
+        size: its bytes.
+        tuf_path: where `releases` lists the version.
+        warnings: sentences that a person should read.
+    """
+
+    outcome: Outcome
+    facts: PayloadFacts
+    sha256: str
+    size: int
+    tuf_path: str
+    warnings: tuple[str, ...]
+
+
+def add_release(
+    desk: Desk,
+    payload: Path,
+    order: ReleaseOrder,
+    *,
+    trusted: TrustedKeys | None,
+    keys: KeyFolder,
+    progress: Progress | None = None,
+) -> Added:
+    """Verify a payload and publish it; doing it twice is the same as once.
+
+    Args:
+        desk: where to.
+        payload: the file.
+        order: what a person says about it.
+        trusted: public keys of payload signatures; None leaves signatures unchecked.
+        keys: where the keys of `releases` are.
+        progress: called with bytes done and their whole number while the copy is verified.
+
+    Raises:
+        ImagesError: the payload does not verify, or a name or version is not of the right shape.
+        ReleaseExistsError: the version was published with other bytes or facts.
+        ReleaseFormatError: a payload of format 2 comes after one of format 1.
+        KeysMissingError: the release cannot be signed.
+        DeskUnwritableError: no space, no permission; readers see the old state.
+        DeskBusyError: another change goes on.
+    """
+    created = desk.clock().replace(microsecond=0)
+    with (
+        take_in(
+            payload, desk.payloads, order, trusted=trusted, created=created, progress=progress
+        ) as incoming,
+        desk.locked(),
+    ):
+        contents = desk.repository.read()
+        published = published_payloads(contents)
+        path = tuf_payload_path(order.product, order.board, order.version, "full")
+        outcome = _outcome(desk, incoming, published.get(path))
+        kept = desk.payload_file(incoming.sha256)
+        incoming.keep_as(kept)
+        if outcome is not Outcome.STOCK:
+            link_durably(kept, desk.repository.target_path(path, incoming.sha256))
+        if outcome is Outcome.SIGNED:
+            _sign(desk, contents, path, incoming, keys)
+        reflect(desk)
+        _note(desk, order, incoming, outcome)
+        return Added(
+            outcome=outcome,
+            facts=incoming.facts,
+            sha256=incoming.sha256,
+            size=incoming.size,
+            tuf_path=path,
+            warnings=_warnings(order, (facts for _, facts in published.values()), trusted),
+        )
+
+
+def _outcome(
+    desk: Desk, incoming: Incoming, existing: tuple[TargetFile, PayloadFacts] | None
+) -> Outcome:
+    """Decide what a payload is to a version; refuse what would change a published one."""
+    if existing is None:
+        return Outcome.SIGNED
+    file, facts = existing
+    sha256 = file.hashes["sha256"]
+    if sha256 == incoming.sha256:
+        if msgspec.structs.replace(incoming.facts, created=facts.created) != facts:
+            raise ReleaseExistsError(
+                f"release {facts.version} is published with other facts for the same payload"
+            )
+        return Outcome.UNCHANGED
+    _, signed_format = look_into(desk.payload_file(sha256), file.length)
+    if (incoming.format, signed_format) == (1, 2):
+        return Outcome.STOCK
+    if (incoming.format, signed_format) == (2, 1):
+        raise ReleaseFormatError(
+            f"release {facts.version} has a signed payload of format 1, so one of format 2"
+            " cannot be added"
+        )
+    raise ReleaseExistsError(
+        f"release {facts.version} is published with payload {sha256[:16]},"
+        f" this one is {incoming.sha256[:16]}"
+    )
+
+
+def _sign(desk: Desk, contents: Contents, path: str, incoming: Incoming, keys: KeyFolder) -> None:
+    releases = contents.delegated[RELEASES].signed
+    custom = {"custom": encode_payload_facts(incoming.facts)}
+    hashes = {"sha256": incoming.sha256}
+    releases.targets[path] = TargetFile(incoming.size, hashes, path, custom)
+    desk.repository.publish(contents, {RELEASES: releases}, keys=keys, online=desk.online)
+
+
+def _note(desk: Desk, order: ReleaseOrder, incoming: Incoming, outcome: Outcome) -> None:
+    row: dict[str, object] = {"sha256": incoming.sha256, "tuf_path": "", "size": incoming.size}
+    if outcome is Outcome.STOCK:
+        row["sha1"], row["format"] = look_into(desk.payload_file(incoming.sha256), incoming.size)
+    with desk.store.writing() as connection:
+        if outcome is Outcome.STOCK:
+            row["release_id"] = release_id(connection, order.product, order.board, order.version)
+            insert_payload(connection, row)
+        sentence = f"payload {incoming.sha256[:16]} of format {incoming.format}: {outcome.value}"
+        subject = f"{order.product}/{order.board}/{order.version}"
+        record(connection, desk.now_s(), "release add", subject, sentence)
+
+
+def _warnings(
+    order: ReleaseOrder, published: Iterable[PayloadFacts], trusted: TrustedKeys | None
+) -> tuple[str, ...]:
+    found = []
+    if trusted is None:
+        found.append("no public key was given: the payload's signatures were not checked")
+    version = parse_version(order.version)
+    higher = [
+        facts
+        for facts in published
+        if (facts.product, facts.board) == (order.product, order.board)
+        and facts.rollback_index > order.rollback_index
+        and parse_version(facts.version) < version
+    ]
+    if higher:
+        found.append(
+            f"rollback index {order.rollback_index} is lower than the {higher[0].rollback_index}"
+            f" of the older {higher[0].version}: nodes that ran that may refuse this one"
+        )
+    return tuple(found)

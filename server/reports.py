@@ -1,0 +1,184 @@
+"""What the events of a node mean: progress of its grant, its errors, the end of a bad rollout.
+
+Works inside the transaction of the request. An event of an unknown kind is kept and changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+import sqlalchemy as sa
+
+from server import grants, nodes
+from server.activity import SERVER, record
+from server.claims import UNDER_WAY, clean_code, clean_sentence, clean_version
+from server.schema import EVENTS, RELEASES
+from server.stops import RolloutKey
+from updater.omaha.codes import EventResult, EventType, is_failed_trial, sentence_of, without_flags
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy.engine import Connection
+
+    from server.claims import Claim
+    from server.grants import GrantRow
+    from updater.omaha import Event
+
+log = logging.getLogger(__name__)
+
+FAILED_TRIAL_CODE: Final = "trial-failed"  # for engines that send a number only
+UNKNOWN_CODE: Final = "unknown"
+
+# (type, result) to the grant's phase and the state a stock engine is in then.
+_PROGRESS: Final[Mapping[tuple[int, int], tuple[str, str]]] = MappingProxyType({
+    (EventType.UPDATE_DOWNLOAD_STARTED, 1): (grants.DOWNLOADING, "installing"),
+    (EventType.UPDATE_DOWNLOAD_FINISHED, 1): (grants.DOWNLOADED, "verifying"),
+    (EventType.UPDATE_COMPLETE, 1): (grants.INSTALLED, "armed"),
+    (EventType.UPDATE_INSTALLED, 1): (grants.INSTALLED, "armed"),
+})  # fmt: skip
+_COMPLETE: Final = (EventType.UPDATE_COMPLETE, EventResult.SUCCESS_REBOOTED)
+# A stock engine sends these with every check: they say nothing.
+_NO_PREVIOUS: Final = frozenset({None, "", "0.0.0.0"})  # noqa: S104  # a version, no address
+
+
+def take_reports(
+    connection: Connection, claim: Claim, events: Sequence[Event], *, now_s: int
+) -> None:
+    """Keep the events of a request and do what they mean, oldest first."""
+    for event in events:
+        pair = (event.type, event.result)
+        if pair == _COMPLETE and not claim.is_ours and event.previous_version in _NO_PREVIOUS:
+            continue
+        grant = grants.newest(connection, claim)
+        _keep(connection, claim, event, _release_of(event, grant), now_s)
+        if pair in _PROGRESS:
+            phase, state = _PROGRESS[pair]
+            _progress(connection, grant, phase=phase, now_s=now_s)
+            nodes.note_state(connection, claim, state)
+        elif pair == _COMPLETE:
+            nodes.note_error(connection, claim, code="", sentence="", now_s=None)
+            nodes.note_state(connection, claim, "idle")
+        elif event.result == EventResult.ERROR:
+            _failure(connection, claim, event, grant, now_s)
+
+
+def settle(connection: Connection, claim: Claim, *, now_s: int) -> None:
+    """End or refresh the node's grant by what the node runs and does now.
+
+    A stock engine counts as done when it runs the release. Ours must have left the trial, which
+    its state shows even when the event that says so was lost.
+    """
+    grant = grants.newest(connection, claim)
+    if grant is None or grant.phase in {grants.COMPLETE, grants.SUPERSEDED}:
+        return
+    running = claim.running.text
+    if claim.state in UNDER_WAY:
+        _progress(connection, grant, phase=None, now_s=now_s)
+    elif running == grant.version:
+        grants.end(connection, grant, phase=grants.COMPLETE, code="", now_s=now_s)
+    elif grant.active and running != grant.from_version:
+        grants.end(connection, grant, phase=grants.SUPERSEDED, code="", now_s=now_s)
+
+
+def keep_alive(connection: Connection, claim: Claim, *, now_s: int) -> None:
+    """Take a bare ping as progress: a stock engine sends it while it waits for its reboot."""
+    grant = grants.newest(connection, claim)
+    if grant is not None and grant.phase == grants.INSTALLED:
+        _progress(connection, grant, phase=None, now_s=now_s)
+
+
+def _progress(
+    connection: Connection, grant: GrantRow | None, *, phase: str | None, now_s: int
+) -> None:
+    if grant is not None and grant.active:
+        grants.advance(connection, grant, phase=phase, now_s=now_s)
+
+
+def _failure(
+    connection: Connection, claim: Claim, event: Event, grant: GrantRow | None, now_s: int
+) -> None:
+    failed_trial = is_failed_trial(error_code=event.error_code, bascule_code=event.bascule_code)
+    code = _code_of(event, failed_trial=failed_trial)
+    sentence = _sentence_of(event, code)
+    nodes.note_error(connection, claim, code=code, sentence=sentence, now_s=now_s)
+    nodes.note_state(connection, claim, "idle")
+    if failed_trial:
+        release = _release_of(event, grant)
+        if release:
+            _failed_trial(connection, claim, release, code=code, now_s=now_s)
+    elif grant is not None and grant.active:
+        grants.end(connection, grant, phase=grants.FAILED, code=code, now_s=now_s)
+
+
+def _failed_trial(
+    connection: Connection, claim: Claim, release: str, *, code: str, now_s: int
+) -> None:
+    """Remember it for this node, and stop the release in its group."""
+    if not _is_release(connection, claim, release):
+        log.warning("failed trial of no release node=%s version=%s", claim.machine_id, release)
+        return
+    grant = grants.newest(connection, claim)
+    if grant is None or grant.version != release:
+        grants.give(connection, claim, release, now_s=now_s)  # it came another way
+        grant = grants.newest(connection, claim)
+    if grant is not None:
+        grants.end(connection, grant, phase=grants.FAILED_TRIAL, code=code, now_s=now_s)
+    key = RolloutKey(
+        group_name=claim.group_name, product=claim.product, board=claim.board, version=release
+    )
+    sentence = f"release {release} did not hold on node {claim.alias or claim.machine_id} ({code})"
+    if key.stop(connection, code=code, sentence=sentence, now_s=now_s):
+        record(connection, now_s, "rollout stop", claim.group_name, sentence, actor=SERVER)
+
+
+def _is_release(connection: Connection, claim: Claim, version: str) -> bool:
+    query = sa.select(RELEASES.c.id).where(
+        RELEASES.c.product == claim.product,
+        RELEASES.c.board == claim.board,
+        RELEASES.c.version == version,
+    )
+    return connection.execute(query).first() is not None
+
+
+def _release_of(event: Event, grant: GrantRow | None) -> str:
+    named = clean_version(event.next_version)
+    if named or grant is None:
+        return named
+    return grant.version
+
+
+def _code_of(event: Event, *, failed_trial: bool) -> str:
+    if code := clean_code(event.bascule_code):
+        return code
+    if failed_trial:
+        return FAILED_TRIAL_CODE
+    return UNKNOWN_CODE if event.error_code is None else f"engine-{without_flags(event.error_code)}"
+
+
+def _sentence_of(event: Event, code: str) -> str:
+    if sentence := clean_sentence(event.bascule_sentence):
+        return sentence
+    number = "" if event.error_code is None else sentence_of(event.error_code)
+    return number or f"the node reported {code}"
+
+
+def _keep(connection: Connection, claim: Claim, event: Event, release: str, now_s: int) -> None:
+    connection.execute(
+        EVENTS.insert().values(
+            at=now_s,
+            product=claim.product,
+            machine_id=claim.machine_id,
+            group_name=claim.group_name,
+            version=claim.running.text,
+            type=event.type,
+            result=event.result,
+            error_code=event.error_code,
+            bascule_code=clean_code(event.bascule_code),
+            sentence=clean_sentence(event.bascule_sentence),
+            release=release,
+        )
+    )
