@@ -73,7 +73,6 @@ class TrustSettings(_Section, frozen=True):
     metadata_url: str = ""
     root_file: str = ""  # empty: /usr/lib/bascule/root.json of the booted slot
     payload_keys: list[str] = []
-    timeout_secs: Seconds = 60
     max_holdback_days: Annotated[int, msgspec.Meta(ge=1, le=365)] = 14
 
 

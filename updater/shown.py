@@ -7,8 +7,10 @@ in docs/operating-a-node.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from updater.checking import first_check
 from updater.lifecycle import COMPATIBLE_NAMES, State
 from updater.rooms import ROOM_ERRORS
 
@@ -43,7 +45,7 @@ def status(node: Node) -> Facts:
             "code": memory.last_check_code,
             "sentence": memory.last_check_sentence,
         },
-        "next_check": memory.next_check.isoformat() if memory.next_check else None,
+        "next_check": _next_check(node, memory),
         "held_back_since": memory.newer_since.isoformat() if memory.newer_since else None,
         "permit": memory.permit,
         "last_failure": _failure(memory.last_failure),
@@ -181,6 +183,16 @@ def _waiting(node: Node, memory: NodeState) -> Facts | None:
             if not verdict.is_open:
                 return {"code": verdict.code, "sentence": verdict.sentence}
     return None
+
+
+def _next_check(node: Node, memory: NodeState) -> str | None:
+    if memory.next_check is not None:
+        return memory.next_check.isoformat()
+    if not node.settings.updates.automatic:
+        return None
+    first = first_check(node.settings.server, node.boot().boot_id)
+    due = node.clock() + max(first - node.machine.uptime(), timedelta())
+    return due.isoformat(timespec="seconds")
 
 
 def _failure(failure: Failure | None) -> Facts | None:
