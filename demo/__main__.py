@@ -10,6 +10,7 @@ import argparse
 import base64
 import json
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo")
     parser.add_argument("--keep", action="store_true", help="leave the server up at the end")
     keep = parser.parse_args().keep
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # also then nothing stays behind
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="bascule-demo-"))
     print(f"everything lies in {folder}")

@@ -19,7 +19,6 @@ from typing import BinaryIO, Final
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from images.assemble import Built, assemble
-from images.compression import CHUNK_SIZE, Blob, Compression, pack
 from images.draft import Draft, draft_of, scratch_beside
 from images.errors import (
     FileUnreadableError,
@@ -30,6 +29,7 @@ from images.errors import (
     PayloadLimitsError,
 )
 from images.lanes import cores, in_order
+from images.packing import CHUNK_SIZE, Blob, Compression, pack
 from images.payload import is_part_name
 from images.proto import payload_pb2 as pb
 from images.reader import Progress, open_regular

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 import rich_click as click
-from click.exceptions import NoArgsIsHelpError
 from typing_extensions import override
 
 from images.errors import (
@@ -240,6 +240,7 @@ def apply(
 
 def main() -> None:
     """Run the command; every foreseen failure is a sentence, a hint and a code on stderr."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # drafts are removed then, too
     sys.exit(run(sys.argv[1:]))
 
 
@@ -251,7 +252,8 @@ def run(arguments: Sequence[str]) -> int:
         again = "Nothing was left behind; run it again."
         return _fail("interrupted", again, "interrupted", EXIT_INTERRUPTED)
     except click.UsageError as error:
-        return _fail_usage(error)
+        path = error.ctx.command_path if error.ctx is not None else "bascule-image"
+        return _fail(error.format_message(), f"See `{path} --help`.", "usage", EXIT_USAGE)
     except BrokenPipeError:  # whoever read our output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
         return EXIT_FAILED
@@ -262,14 +264,6 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _fail(str(error), error.hint, error.code, error.exit_status)
     return status if isinstance(status, int) else 0
-
-
-def _fail_usage(error: click.UsageError) -> int:
-    if isinstance(error, NoArgsIsHelpError):
-        click.echo(error.format_message(), err=True)
-        return EXIT_USAGE
-    path = error.ctx.command_path if error.ctx is not None else "bascule-image"
-    return _fail(error.format_message(), f"See `{path} --help`.", "usage", EXIT_USAGE)
 
 
 def _fail(sentence: str, hint: str, code: str, status: int) -> int:

@@ -118,6 +118,20 @@ def check_full(manifest: Manifest) -> None:
             _check_blocks(part, manifest.block_size)
 
 
+def output_limit(extents: Iterable[tuple[int, int]], *, blocks: int, block_size: int) -> int:
+    """Return how many bytes fill `extents` in order before one leaves an image of `blocks`.
+
+    A sparse hole takes its bytes wherever it stands. The result is at most `OUTPUT_MAX`.
+    """
+    total = 0
+    for start, count in extents:
+        inside = count if start == SPARSE_HOLE else max(0, min(count, blocks - start))
+        total += inside * block_size
+        if inside < count:
+            break
+    return min(total, OUTPUT_MAX)
+
+
 def _check_blob(operation: Operation) -> None:
     name = operation.kind.name
     if (operation.data_length == 0) != (operation.kind in _WITHOUT_BLOB):
@@ -193,17 +207,3 @@ def _runs(part: Part, blocks: int) -> list[tuple[int, int]]:
             else:
                 runs.append((start, end))
     return runs
-
-
-def output_limit(extents: Iterable[tuple[int, int]], *, blocks: int, block_size: int) -> int:
-    """Return how many bytes fill `extents` in order before one leaves an image of `blocks`.
-
-    A sparse hole takes its bytes wherever it stands. The result is at most `OUTPUT_MAX`.
-    """
-    total = 0
-    for start, count in extents:
-        inside = count if start == SPARSE_HOLE else max(0, min(count, blocks - start))
-        total += inside * block_size
-        if inside < count:
-            break
-    return min(total, OUTPUT_MAX)

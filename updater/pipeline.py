@@ -13,15 +13,15 @@ import hashlib
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from images.manifest import Operation
-from images.operations import decode, memory_bytes, writes, zeros
+from images.operations import check_blob, decode, memory_bytes, writes, zeros
+from images.payload import Operation, Step
 from images.reader import Metadata, PayloadDigests
 from updater.download import DownloadStoppedError
 from updater.errors import RefusedError
@@ -60,7 +60,7 @@ class Shell:
 
 
 @dataclass(frozen=True, slots=True)
-class _Step:
+class _Write:
     """One operation under way: its number over all parts, and its output to come."""
 
     number: int
@@ -70,7 +70,7 @@ class _Step:
     output: Future[bytes | memoryview | None]
 
 
-_Item: TypeAlias = _Step | BaseException | None
+_Item: TypeAlias = _Write | BaseException | None
 
 
 class _Budget:
@@ -143,13 +143,6 @@ class Pipeline:
                 self._download.interrupt()
                 feeder.join()
 
-    def _operations(self) -> Iterator[tuple[int, str, Operation]]:
-        number = 0
-        for part in self._manifest.parts:
-            for operation in part.operations:
-                yield number, part.name, operation
-                number += 1
-
     def _feed(self) -> None:
         """Read blobs in file order and hand them to the workers; runs in the download thread."""
         item: _Item = None
@@ -158,24 +151,27 @@ class Pipeline:
             digests = PayloadDigests() if whole else None
             if digests:
                 digests.metadata(self._metadata)
-            for number, part, operation in self._operations():
+            for number, step in enumerate(self._manifest.steps()):
                 if number >= self._journal.next_operation:
-                    self._feed_one(number, part, operation, digests)
+                    self._feed_one(number, step, digests)
             self._check_tail(digests)
         except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, raised there
             item = error
         self._queue.put(item)
 
-    def _feed_one(
-        self, number: int, part: str, operation: Operation, digests: PayloadDigests | None
-    ) -> None:
+    def _feed_one(self, number: int, step: Step, digests: PayloadDigests | None) -> None:
+        operation = step.operation
         cost = memory_bytes(operation)
         self._budget.take(cost)
         blob = self._read_blob(operation)
         if digests:
             digests.blob(blob)
+        if step.part is None:  # a procedure that we do not know: its bytes are only read past
+            check_blob(operation, blob)
+            self._budget.give(cost)
+            return
         output = self._pool.submit(decode, operation, blob, block_size=self._manifest.block_size)
-        self._queue.put(_Step(number, part, operation, cost, output))
+        self._queue.put(_Write(number, step.part.name, operation, cost, output))
 
     def _read_blob(self, operation: Operation) -> bytes:
         if not operation.data_length:
@@ -215,7 +211,7 @@ class Pipeline:
                 raise item
             self._write(item)
 
-    def _write(self, step: _Step) -> None:
+    def _write(self, step: _Write) -> None:
         writer = self._writers[step.part]
         block_size = self._manifest.block_size
         output = step.output.result()

@@ -131,9 +131,9 @@ def test_any_format_1_manifest_is_a_value_or_an_error(
 
 
 @LONG
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.randoms(), st.data())
-def test_a_shuffled_sound_payload_is_sound_and_a_doubled_block_never_is(
-    counts: list[int], random: st.DataObject, data: st.DataObject
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=6), st.data())
+def test_a_sound_payload_is_sound_only_while_each_operation_stays_in_its_place(
+    counts: list[int], data: st.DataObject
 ) -> None:
     payload = forge(*(image(count, count) for count in counts))
     operations = payload.manifest.partitions[0].operations
@@ -145,7 +145,6 @@ def test_a_shuffled_sound_payload_is_sound_and_a_doubled_block_never_is(
     operations[victim].dst_extents[0].start_block = start
     again = parsed(2, payload.manifest.SerializeToString(), len(payload.blobs))
     assert (again is not None) == (start == starts[victim])
-    assert random
 
 
 @LONG

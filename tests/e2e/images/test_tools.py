@@ -1,10 +1,12 @@
-"""Real programs as a second opinion: openssl on signatures and keys, zstd, xz and bzip2 on blobs."""
+"""Real programs as a second opinion: openssl on keys and signatures, zstd, xz, bzip2 on blobs."""
 
 from __future__ import annotations
 
 import hashlib
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -219,17 +221,42 @@ def test_a_full_standard_output_is_named(tmp_path: Path) -> None:
     assert result.stderr.endswith(b"code: file-write\n")
 
 
-def test_a_killed_build_leaves_no_payload(tmp_path: Path) -> None:
-    with (tmp_path / "image").open("wb") as file:
+def a_build_under_way(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a build that takes seconds and wait until its draft is there."""
+    with (folder / "image").open("wb") as file:
         for seed in range(24):
             file.write(image(256, seed))
-    with subprocess.Popen(
-        [sys.executable, "-m", "images.cli", "build", "--partition", f"usr={tmp_path}/image",
-         "--output", str(tmp_path / "payload"), "--compression", "xz"],
-        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-    ) as process:  # fmt: skip
-        while not list(tmp_path.glob(".payload.*.draft")):
-            assert process.poll() is None
+    parts = ["--partition", f"usr={folder}/image", "--output", str(folder / "payload")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "images.cli", "build", *parts, "--compression", "xz"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    while not list(folder.glob(".payload.*.draft")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def test_a_killed_build_leaves_no_payload(tmp_path: Path) -> None:
+    with a_build_under_way(tmp_path) as process:
         process.kill()
 
     assert not (tmp_path / "payload").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_an_interrupted_build_says_so_and_leaves_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with a_build_under_way(tmp_path) as process:
+        process.send_signal(number)
+        _, errors = process.communicate()
+
+    assert process.returncode == 130
+    assert errors.decode().split("\n")[-4:-1] == [
+        "error: interrupted",
+        "hint: Nothing was left behind; run it again.",
+        "code: interrupted",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["image"]

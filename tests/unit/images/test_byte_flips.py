@@ -15,7 +15,6 @@ from images.signing import TrustedKeys, load_public_keys, parse_signatures
 from tests.sim.payloads import image, key, trusted
 from tests.sim.samples import FULL, KEY, Sample
 
-BITS = (0x01, 0x80)  # the lowest and the highest bit of a byte
 BLOB_OFFSETS = 30  # how many places in the blobs are damaged
 
 
@@ -48,15 +47,14 @@ def codes(data: bytes, offsets: range, path: Path, keys: TrustedKeys) -> set[str
     """Return the codes of the refusals, `accepted` where there was none."""
     found = set()
     for offset in offsets:
-        for bit in BITS:
-            damaged = bytearray(data)
-            damaged[offset] ^= bit
-            path.write_bytes(damaged)
-            try:
-                verify_file(path, keys)
-                found.add(f"accepted at {offset}")
-            except ImagesError as error:
-                found.add(error.code)
+        damaged = bytearray(data)
+        damaged[offset] ^= 1 << offset % 8  # another bit in each neighbour
+        path.write_bytes(damaged)
+        try:
+            verify_file(path, keys)
+            found.add(f"accepted at {offset}")
+        except ImagesError as error:
+            found.add(error.code)
     return found
 
 

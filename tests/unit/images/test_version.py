@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from images.errors import VersionInvalidError
@@ -87,6 +87,7 @@ texts = st.from_regex(
 ).filter(lambda text: len(text) <= 64)
 
 
+@settings(deadline=None)
 @given(texts, texts, texts)
 def test_the_order_is_total(first: str, second: str, third: str) -> None:
     a, b, c = (parse_version(text) for text in (first, second, third))
