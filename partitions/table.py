@@ -9,7 +9,7 @@ The rule behind the order of writes: **while one copy is being written, the othe
 
 Within one flush the hardware may reorder and tear at sector borders; one sector lands whole or not
 at all. A disk that grew has its backup moved to the new end in step 3, under the protection of the
-whole primary; the last usable sector is raised with it, as `cgpt repair` does.
+whole primary, and its last usable sector raised.
 
 LBA 0 is never written here (hybrid MBRs), except by `initialise`, which makes a fresh disk.
 """
@@ -142,8 +142,9 @@ def _at_the_end(now: Table, array: bytes) -> Table:
 def _backup_of(table: Table, found: Found) -> Header:
     last = table.disk_sectors - 1
     entries_lba = last - table.header.array_sectors(table.sector_size)
-    if found.backup.header and found.backup.lba == last:
-        entries_lba = found.backup.header.entries_lba
+    there = found.backup.header
+    if there and there.own_lba == last and there.shared == table.header.shared:
+        entries_lba = there.entries_lba  # some keep it elsewhere than right before the header
     _make_sure_of_room(table, entries_lba)
     return replace(table.header, own_lba=last, other_lba=gpt.PRIMARY_LBA, entries_lba=entries_lba)
 

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,8 +35,9 @@ def run(name: str, *arguments: object, check: bool = True) -> str:
         text=True,
         env={**os.environ, "LC_ALL": "C"},
     )
-    assert not check or done.returncode == 0, f"{name} {arguments}: {done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
+    said = done.stdout + done.stderr
+    assert not check or done.returncode == 0, f"{name} {arguments}: {said}"
+    return said
 
 
 def sgdisk_is_content(disk: Path) -> None:
@@ -47,27 +48,27 @@ def sgdisk_is_content(disk: Path) -> None:
     assert "invalid" not in said, said
 
 
-def sgdisk_attributes(disk: Path, number: int) -> int:
-    """Return all 64 attribute bits as sgdisk reads them."""
-    lines = run("sgdisk", "-i", number, disk).splitlines()
+def sgdisk_attributes(disk: Path, numbers: Sequence[int]) -> list[int]:
+    """Return all 64 attribute bits of some partitions as sgdisk reads them."""
+    lines = run("sgdisk", *(f"--info={number}" for number in numbers), disk).splitlines()
     flags = (line.partition(":")[2] for line in lines if line.startswith("Attribute flags:"))
-    return int(next(flags), 16)
+    return [int(flag, 16) for flag in flags]
 
 
 def sfdisk_facts(disk: Path) -> Mapping[str, object]:
     """Return the table as `sfdisk --json` prints it."""
-    facts: Mapping[str, object] = json.loads(run("sfdisk", "--json", disk))["partitiontable"]
+    said = run("sfdisk", "--json", disk)
+    content, _end = json.JSONDecoder().raw_decode(said)  # warnings may follow on stderr
+    facts: Mapping[str, object] = content["partitiontable"]
     return facts
 
 
-def sfdisk_attributes(disk: Path, number: int) -> int:
-    """Return the attribute bits that sfdisk names as GUID-specific: 48 and up."""
+def sfdisk_attributes(disk: Path) -> list[int]:
+    """Return the bits that sfdisk names as GUID-specific, 48 and up, of each partition."""
     partitions = sfdisk_facts(disk)["partitions"]
     assert isinstance(partitions, list)
-    name = next(one for one in partitions if str(one["node"]).endswith(str(number)))
-    words = str(name.get("attrs", ""))
-    bits = words.partition("GUID:")[2].split(" ")[0]
-    return sum(1 << int(bit) for bit in bits.split(",") if bit)
+    words = (str(one.get("attrs", "")).partition("GUID:")[2].split(" ")[0] for one in partitions)
+    return [sum(1 << int(bit) for bit in word.split(",") if bit) for word in words]
 
 
 def cgpt_bits(disk: Path, number: int) -> BootBits:

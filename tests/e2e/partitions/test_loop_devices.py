@@ -233,7 +233,7 @@ def test_partitions_that_the_kernel_remembers_otherwise_are_refused(
 ) -> None:
     with loop_device(file, sector_size=sector_size) as device:
         run("partx", "--delete", "--nr", "3", device)
-        run("addpart", device, "3", "4096", "2048")
+        run("addpart", device, "3", 19 * MIB // 512, "2048")  # as if it were 1 MiB long
         with pytest.raises(PartitionStaleError, match="the kernel has partition 3"):
             resolve(device, LAYOUT)
 

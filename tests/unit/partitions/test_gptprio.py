@@ -179,6 +179,16 @@ def test_a_slot_may_have_parts_that_the_loader_does_not_look_at(tmp_path: Path) 
     assert GptPriorities(_disk(tmp_path), layout).read().target is Slot.A
 
 
+def test_a_disk_that_does_not_keep_what_was_written_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = _disk(tmp_path)
+    old = read_table(disk)
+    monkeypatch.setattr("partitions.boot.gptprio.read_table_past_cache", lambda _disk: old)
+    with pytest.raises(BootControlError, match="does not keep its partition table"):
+        GptPriorities(disk, LAYOUT).arm(Slot.B, tries=1)
+
+
 @pytest.mark.parametrize("tries", [0, 16, -1])
 def test_tries_that_four_bits_cannot_count_are_refused(tmp_path: Path, tries: int) -> None:
     disk = _disk(tmp_path)

@@ -145,7 +145,7 @@ def test_guids_that_are_given_are_taken() -> None:
     ("text", "said"),
     [
         ("x = [", "disk.toml: Invalid value (at end of document)"),
-        ("a = 1\nb = 1\na = 2", "disk.toml: Cannot overwrite a value (at line 3, column 6)"),
+        ("a = = 1", "disk.toml: Invalid value (at line 1, column 5)"),
         ("", "disk.toml, line 1: Object missing required field `partition`"),
         ("speed = 3\n" + SMALL, "disk.toml, line 1: Object contains unknown field `speed`"),
         (SMALL + "sise = 1\n", "disk.toml, line 23: Object contains unknown field `sise`"),
