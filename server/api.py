@@ -53,7 +53,8 @@ class _Endpoints:
     def groups(self) -> Page[GroupView]:
         """Groups with their policy, their nodes by version, and what is stopped."""
         with self._desk.store.reading() as connection:
-            return Page(items=queries.groups(connection, self._desk.settings))
+            settings, now_s = self._desk.settings, self._desk.now_s()
+            return Page(items=queries.groups(connection, settings, now_s=now_s))
 
     def channels(self) -> Page[ChannelView]:
         """Channels and their documents."""

@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from anyio import CapacityLimiter, to_thread
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 UPKEEP_S: Final = 60  # how often the server looks whether something is due
 SWEEP_EVERY: Final = 10  # of these looks, one drops what is old
 BUSY_RETRY_S: Final = 5
+BODY_PATIENCE_S: Final = 30  # a body has 2 KiB
+OMAHA_THREADS: Final = 8
 
 _STATIC: Final = Path(__file__).with_name("static")
 
@@ -57,16 +60,22 @@ class Site:
         self.metrics = Metrics(desk, self.freshness)
         self._omaha = OmahaDesk(desk, public_url.rstrip("/"), self.metrics)
         self._pages = Pages(desk, self.freshness)
+        # Writers take turns anyway; the other threads are left to those who read files.
+        self._turns = CapacityLimiter(OMAHA_THREADS)
 
     async def omaha(self, request: Request) -> Response:
         """Answer an Omaha POST: 200 and XML for whatever can be read as a request."""
-        body = await _bounded_body(request)
+        try:
+            async with asyncio.timeout(BODY_PATIENCE_S):
+                body = await _bounded_body(request)
+        except TimeoutError:
+            return PlainTextResponse("omaha-format: the body came too slowly\n", status_code=408)
         if body is None:
             return PlainTextResponse(
                 f"omaha-format: more than {REQUEST_MAX_BYTES} bytes\n", status_code=413
             )
         try:
-            answer = await run_in_threadpool(self._answer, body)
+            answer = await to_thread.run_sync(self._answer, body, limiter=self._turns)
         except OmahaFormatError as error:
             return PlainTextResponse(f"{error.code}: {error}\n", status_code=400)
         return Response(answer, media_type="text/xml")

@@ -38,9 +38,18 @@ class Payload:
     tuf_path: str
 
 
+# Made once: they run with every check.
+_PRODUCTS: Final = sa.select(RELEASES.c.product).distinct()
+_DOCUMENT: Final = sa.select(CHANNEL_DOCUMENTS.c.document).where(
+    CHANNEL_DOCUMENTS.c.channel == sa.bindparam("this_channel"),
+    CHANNEL_DOCUMENTS.c.product == sa.bindparam("this_product"),
+    CHANNEL_DOCUMENTS.c.board == sa.bindparam("this_board"),
+)
+
+
 def known_products(connection: Connection, default: str) -> dict[str, str]:
     """Return the products by their normal id; `default` counts before its first release."""
-    names = connection.execute(sa.select(RELEASES.c.product).distinct()).scalars()
+    names = connection.execute(_PRODUCTS).scalars()
     return {normal_app_id(name): name for name in (default, *names)}
 
 
@@ -48,12 +57,8 @@ def find_document(
     connection: Connection, channel: str, product: str, board: str
 ) -> ChannelDocument | None:
     """Return what a channel says for a product and board, or None."""
-    query = sa.select(CHANNEL_DOCUMENTS.c.document).where(
-        CHANNEL_DOCUMENTS.c.channel == channel,
-        CHANNEL_DOCUMENTS.c.product == product,
-        CHANNEL_DOCUMENTS.c.board == board,
-    )
-    text = connection.execute(query).scalar()
+    key = {"this_channel": channel, "this_product": product, "this_board": board}
+    text = connection.execute(_DOCUMENT, key).scalar()
     return None if text is None else parse_channel_document(text.encode())
 
 

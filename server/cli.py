@@ -99,6 +99,7 @@ def init(
         passphrase=read_passphrase(passphrase_file),
         clock=now_utc,
     )
+    founded.desk.store.close()
     if as_json:
         show_json(
             {

@@ -8,7 +8,7 @@ Each leaf owns a stable code, a hint and an exit status. Nothing is raised here.
     │   └── DeskSettingsError
     ├── SigningError               keys and what they sign
     │   ├── KeysMissingError, KeyFileError, KeyDuplicateError, KeyOverwriteError
-    │   └── RepositoryDamagedError
+    │   └── RoleUnknownError, RepositoryDamagedError
     ├── DatabaseError              the store
     │   └── DatabaseBusyError, DatabaseUnreadableError, DatabaseNewerError
     ├── ReleaseError               what is published
@@ -122,6 +122,13 @@ class KeyOverwriteError(SigningError):
 
     code = "signing-key-exists"
     hint = "Give another --keys folder, or move the old key away: it cannot be made again."
+
+
+class RoleUnknownError(SigningError):
+    """There is no signing role of this name."""
+
+    code = "role-unknown"
+    hint = "See what there is with `bascule-server metadata show DIR`."
 
 
 class RepositoryDamagedError(SigningError):

@@ -54,15 +54,21 @@ class GrantRow:
     active: bool
 
 
+_NEWEST: Final = (  # made once: it runs with every check
+    sa.select(GRANTS)
+    .where(
+        GRANTS.c.product == sa.bindparam("this_product"),
+        GRANTS.c.machine_id == sa.bindparam("this_machine"),
+    )
+    .order_by(GRANTS.c.id.desc())
+    .limit(1)
+)
+
+
 def newest(connection: Connection, claim: Claim) -> GrantRow | None:
     """Return the last grant of a node, active or ended, or None."""
-    query = (
-        sa.select(GRANTS)
-        .where(GRANTS.c.product == claim.product, GRANTS.c.machine_id == claim.machine_id)
-        .order_by(GRANTS.c.id.desc())
-        .limit(1)
-    )
-    row = connection.execute(query).mappings().first()
+    key = {"this_product": claim.product, "this_machine": claim.machine_id}
+    row = connection.execute(_NEWEST, key).mappings().first()
     if row is None:
         return None
     return GrantRow(
@@ -138,6 +144,14 @@ def advance(connection: Connection, grant: GrantRow, *, phase: str | None, now_s
     if phase is not None:
         values["phase"] = phase
     connection.execute(GRANTS.update().where(GRANTS.c.id == grant.id).values(**values))
+
+
+def forget_ended(connection: Connection, *, before_s: int) -> int:
+    """Drop grants that ended before; a failed trial stays as long as its node is known."""
+    result = connection.execute(
+        GRANTS.delete().where(GRANTS.c.ended_at < before_s, GRANTS.c.phase != FAILED_TRIAL)
+    )
+    return result.rowcount
 
 
 def end(connection: Connection, grant: GrantRow, *, phase: str, code: str, now_s: int) -> None:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import sqlalchemy as sa
+
 from images.release import NAME_PATTERN
 from server.errors import GroupExistsError, GroupUnknownError, NameInvalidError
 from server.rollout import Policy
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _NAME: Final = re.compile(NAME_PATTERN, re.ASCII)
+_ONE: Final = GROUPS.select().where(GROUPS.c.name == sa.bindparam("this_name"))  # made once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,7 @@ class Group:
 
 def find_group(connection: Connection, name: str) -> Group | None:
     """Return the group of this name, or None."""
-    row = connection.execute(GROUPS.select().where(GROUPS.c.name == name)).mappings().first()
+    row = connection.execute(_ONE, {"this_name": name}).mappings().first()
     return None if row is None else _group(row)
 
 

@@ -106,7 +106,7 @@ class _DeskCollector(Collector):
 
     def _groups(self) -> list[GroupView]:
         with self._desk.store.reading() as connection:
-            return groups(connection, self._desk.settings)
+            return groups(connection, self._desk.settings, now_s=self._desk.now_s())
 
     def _expiry(self) -> Metric:
         family = GaugeMetricFamily(

@@ -60,7 +60,7 @@ class Pages:
         now = self._desk.clock()
         with self._desk.store.reading() as connection:
             values = {
-                "groups": queries.groups(connection, self._desk.settings),
+                "groups": queries.groups(connection, self._desk.settings, now_s=self._desk.now_s()),
                 "channels": queries.channels(connection),
                 "releases": queries.releases(connection),
                 "nodes": queries.nodes(connection, limit=NODES_SHOWN),

@@ -86,10 +86,10 @@ def channels(connection: Connection) -> list[ChannelView]:
     ]
 
 
-def groups(connection: Connection, settings: Settings) -> list[GroupView]:
-    """Return every group by name."""
+def groups(connection: Connection, settings: Settings, *, now_s: int) -> list[GroupView]:
+    """Return every group by name; `now_s` tells which grants have run out of time."""
     current = {(doc.channel, doc.product, doc.board): doc.current for doc in _documents(connection)}
-    return [_group(connection, group, settings, current) for group in all_groups(connection)]
+    return [_group(connection, group, settings, current, now_s) for group in all_groups(connection)]
 
 
 def nodes(
@@ -244,6 +244,7 @@ def _group(
     group: Group,
     settings: Settings,
     current: Mapping[tuple[str, str, str], str],
+    now_s: int,
 ) -> GroupView:
     count = sa.func.count()
     in_group = NODES.c.group_name == group.name
@@ -260,7 +261,9 @@ def _group(
         if current.get((group.channel, product, board)) == version:
             on_current += number
     under_way = sa.select(count).where(
-        GRANTS.c.group_name == group.name, GRANTS.c.ended_at.is_(None)
+        GRANTS.c.group_name == group.name,
+        GRANTS.c.ended_at.is_(None),
+        GRANTS.c.progress_at > now_s - group.timeout_s(settings),
     )
     return GroupView(
         name=group.name,

@@ -50,19 +50,21 @@ def reflect(desk: Desk) -> None:
         RepositoryDamagedError: what is published does not verify.
         DatabaseError: the database cannot be used.
     """
-    contents = desk.repository.read()
-    version = str(contents.snapshot.signed.version)
+    version = desk.repository.read().snapshot.signed.version
     with desk.store.reading() as connection:
-        if _reflected(connection) == version:
+        if _reflected(connection) == str(version):
             return
     with desk.store.writing() as connection:
+        # Read again now that nobody else reflects: else an older state could overwrite a newer.
+        contents = desk.repository.read()
+        version = contents.snapshot.signed.version
         _reflect_releases(connection, desk, contents)
         _reflect_channels(connection, desk, contents)
-        row = {"name": _REFLECTED, "value": version}
+        row = {"name": _REFLECTED, "value": str(version)}
         connection.execute(
             insert(FACTS).values(row).on_conflict_do_update(index_elements=["name"], set_=row)
         )
-    log.debug("reflected the signed files snapshot=%s", version)
+    log.debug("reflected the signed files snapshot=%d", version)
 
 
 def published_payloads(contents: Contents) -> dict[str, tuple[TargetFile, PayloadFacts]]:

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
+    import uvicorn
+    from starlette.applications import Starlette
+
     from server.desk import Desk
 
 log = logging.getLogger(__name__)
@@ -45,6 +48,21 @@ def url_of(sock: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def web_config(app: Starlette) -> uvicorn.Config:
+    """Return how uvicorn runs the application: quiet, and gone soon after it is told to end."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
 def serve(desk: Desk, sock: socket.socket, *, public_url: str, ready: Callable[[], None]) -> None:
     """Serve a desk until SIGTERM or SIGINT.
 
@@ -58,15 +76,7 @@ def serve(desk: Desk, sock: socket.socket, *, public_url: str, ready: Callable[[
 
     from server.app import build_app
 
-    config = uvicorn.Config(
-        build_app(desk, public_url=public_url),
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        ws="none",
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=GRACE_S,
-    )
+    config = web_config(build_app(desk, public_url=public_url))
     # uvicorn raises the signal again once it has ended: it has been obeyed by then.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _obeyed)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from server import nodes
+from server import grants, nodes
 from server.activity import record
-from server.errors import ChannelUnknownError
+from server.errors import RoleUnknownError
 from server.reflection import reflect
 from server.roles import ONLINE_ROLES, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, policy_of
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from server.keys import KeyFolder
 
 log = logging.getLogger(__name__)
+
+GRANTS_KEPT_S: Final = 30 * 86400  # what a node was given lately
 
 
 def due_roles(desk: Desk, contents: Contents) -> list[str]:
@@ -73,7 +75,7 @@ def renew(desk: Desk, roles: Sequence[str], *, keys: KeyFolder) -> list[str]:
         keys: where their keys are.
 
     Raises:
-        ChannelUnknownError: there is no such role.
+        RoleUnknownError: there is no such role.
         KeysMissingError: too few keys of a role are at hand; then nothing changed.
         DeskBusyError: another change goes on.
     """
@@ -82,7 +84,7 @@ def renew(desk: Desk, roles: Sequence[str], *, keys: KeyFolder) -> list[str]:
         known = contents.signed_roles()
         for name in roles:
             if name not in known:
-                raise ChannelUnknownError(f"there is no role {name!a}")
+                raise RoleUnknownError(f"there is no role {name!a}")
         wanted = roles or due_roles(desk, contents)
         offline = [name for name in wanted if name not in ONLINE_ROLES]
         _check_keys(contents, offline, keys)
@@ -118,6 +120,7 @@ def sweep(desk: Desk) -> None:
     with desk.store.writing() as connection:
         events = nodes.forget_old_events(connection, keep=settings.events_kept)
         silent = nodes.forget_silent(connection, before_s=oldest)
+        grants.forget_ended(connection, before_s=desk.now_s() - GRANTS_KEPT_S)
     with desk.locked():
         files = desk.repository.prune()
     if events or silent or files:

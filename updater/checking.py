@@ -171,6 +171,8 @@ def present(node: Node, memory: NodeState) -> Self:
     running = node.running()
     boot = node.boot()
     identity = node.machine.identity()
+    # While it asks, every node is CHECKING; what a server wants to know is how it rests.
+    resting = State.IDLE if memory.state is State.CHECKING else memory.state
     return Self(
         product=running.product,
         board=running.board,
@@ -179,7 +181,7 @@ def present(node: Node, memory: NodeState) -> Self:
         machine_id=identity.machine_id,
         host=identity.host,
         boot_id=boot.boot_id,
-        state=memory.state.value,
+        state=resting.value,
         slot=boot.slot.value,
     )
 

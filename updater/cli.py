@@ -285,15 +285,17 @@ def config() -> None:
 @config.command("check")
 @pass_context
 def config_check(context: _Context) -> None:
-    """Read all settings and say whether they hold.
+    """Read all settings and the keys that they name, and say whether they hold.
 
     Example: bascule config check
     """
     from updater.assembly import slot_layout
     from updater.settings import load
+    from updater.updating import load_keys
 
     loaded = load(context.config)
     slot_layout(loaded.settings)
+    load_keys(loaded.settings.trust.payload_keys)
     click.echo("settings hold: " + ", ".join(str(file) for file in loaded.files))
 
 

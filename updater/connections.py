@@ -10,7 +10,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -21,6 +21,9 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 class Cutter:
     """Cuts the connection of a session that is used by one thread at a time.
+
+    A duplicate of its socket is kept, so a connection that is done with ends by `cut`, `end` or
+    the next one; closing the reply alone does not end it.
 
     Args:
         session: its adapters are replaced.
@@ -49,7 +52,7 @@ class Cutter:
         """Cut the connection when the block takes longer than `seconds`.
 
         Raises:
-            TimeoutError: it did, and nothing else was raised: what was cut may look complete.
+            TimeoutError: it did, whatever else came of it: what was cut may look complete.
         """
         late = threading.Event()
 
@@ -60,13 +63,23 @@ class Cutter:
         timer = threading.Timer(seconds, cut_late)
         timer.daemon = True
         timer.start()
+        failure: Exception | None = None
         try:
             yield
+        except Exception as error:
+            failure = error
+            raise
         finally:
             timer.cancel()
             timer.join()
-        if late.is_set():
-            raise TimeoutError(f"longer than {seconds:g} s")
+            if late.is_set():
+                raise TimeoutError(f"it took longer than {seconds:g} s") from failure
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.end()
 
     def _watch(self, connection: socket.socket) -> None:
         """Keep a duplicate of a new connection: it outlives the wrapping by TLS."""

@@ -161,6 +161,7 @@ class Download:
         if self._reply is not None:
             self._reply.close()
             self._reply = None
+        self._cutter.cut()
 
     def __enter__(self) -> Self:
         return self
@@ -273,8 +274,10 @@ class Download:
 
         Raises:
             DownloadError: no mirror is left.
+            DownloadStoppedError: it broke because we were told to stop.
         """
         self.close()
+        self._check_stop()
         url = self._urls[0]
         self._failures[url] += 1
         count = self._failures[url]
@@ -290,11 +293,11 @@ class Download:
             return
         if len(self._urls) > 1:
             self._urls.append(self._urls.pop(0))
-        delay = min(self._patience.retry_delay_secs * 2 ** (count - 1), DELAY_MAX_SECS)
-        until = self._monotonic() + delay
-        while (left := until - self._monotonic()) > 0:
+        left = min(self._patience.retry_delay_secs * 2 ** (count - 1), DELAY_MAX_SECS)
+        while left > 0:
             self._check_stop()
             self._stop.wait(min(left, STOP_LOOK_SECS))
+            left -= STOP_LOOK_SECS
 
     def _check_stop(self) -> None:
         if self._interrupted or self._stop.is_set():

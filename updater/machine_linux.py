@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from typing import Final
 from typing_extensions import override
 
 from images.release import ImageFacts, parse_image_facts
+from partitions.booted import Booted, booted_slot
 from partitions.slots import Slot, SlotLayout, resolve
 from updater.errors import UpdaterError
 from updater.machine import (
@@ -71,13 +71,11 @@ class LinuxMachine(Machine):
         Raises:
             BootedSlotError: none of the slots' partitions is below the running system.
         """
-        below = set(_devices_below(self._root))
-        for slot, regions in resolve(self._disk, self._layout).items():
-            for region in regions.values():
-                device = _device_of(Path(region.path))
-                if device and (os.major(device), os.minor(device)) in below:
-                    return Boot(slot=slot, boot_id=BOOT_ID_FILE.read_text().strip())
-        raise BootedSlotError(f"the running system is on none of the slots of {self._disk}")
+        mounts = (self._root / "usr", self._root)
+        slot = booted_slot(resolve(self._disk, self._layout), Booted.of_mounts(mounts))
+        if slot is None:
+            raise BootedSlotError(f"the running system is on none of the slots of {self._disk}")
+        return Boot(slot=slot, boot_id=BOOT_ID_FILE.read_text().strip())
 
     @override
     def uptime(self) -> timedelta:
@@ -138,22 +136,3 @@ def _device_of(path: Path) -> int:
         return path.stat().st_rdev
     except OSError as error:
         raise BootedSlotError(f"{path} cannot be looked at: {error.strerror}") from error
-
-
-def _devices_below(root: Path) -> Iterator[tuple[int, int]]:
-    """Yield (major, minor) of what carries /usr and /, then of what is below those."""
-    for folder in (root / "usr", root):
-        try:
-            device = folder.stat().st_dev
-        except OSError:
-            continue
-        yield from _with_lower(os.major(device), os.minor(device), depth=0)
-
-
-def _with_lower(major: int, minor: int, *, depth: int) -> Iterator[tuple[int, int]]:
-    yield major, minor
-    if depth > 8:  # device-mapper stacks are shallow; a loop in sysfs must not hang us
-        return
-    for lower in Path(f"/sys/dev/block/{major}:{minor}/slaves").glob("*/dev"):
-        next_major, next_minor = lower.read_text().strip().split(":")
-        yield from _with_lower(int(next_major), int(next_minor), depth=depth + 1)

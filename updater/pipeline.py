@@ -23,7 +23,7 @@ import msgspec
 from images.operations import check_blob, decode, memory_bytes, writes, zeros
 from images.payload import Operation, Step
 from images.reader import Metadata, PayloadDigests
-from updater.download import DownloadStoppedError
+from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class Pipeline:
             try:
                 self._drain()
                 self._flusher.finish()
-            except DownloadStoppedError:
-                self._flusher.finish()  # a polite stop loses nothing
+            except (DownloadStoppedError, DownloadError):
+                self._flusher.finish()  # neither a polite stop nor a lost network costs a byte
                 raise
             finally:
                 self._budget.close()

@@ -166,10 +166,14 @@ class Steering:
         from updater.connections import Cutter
 
         try:
-            with self._session() as session, Cutter(session).within(self._timeout_secs):
+            with (
+                self._session() as session,
+                Cutter(session) as cutter,
+                cutter.within(self._timeout_secs),
+            ):
                 return self._read(self._open(session, body))
         except (requests.RequestException, HTTPError, OSError) as error:
-            why = type(error).__name__
+            why = error if isinstance(error, TimeoutError) else type(error).__name__
             raise ServerUnreachableError(f"{self._url} cannot be reached: {why}") from error
 
     def _open(self, session: requests.Session, body: bytes) -> requests.Response:

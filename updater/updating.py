@@ -80,6 +80,15 @@ def install(node: Node, memory: NodeState, found: Found | None, *, by_person: bo
         raise
 
 
+def load_keys(files: Sequence[str]) -> TrustedKeys | None:
+    """Return the keys that payload signatures are checked with; None when none are named.
+
+    Raises:
+        ImagesError: a key cannot be read or is none.
+    """
+    return load_public_keys(*(Path(file) for file in files)) if files else None
+
+
 def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: bool) -> NodeState:
     _require_confirmed(node)
     memory, found = _still_wanted(node, memory, found, by_person=by_person)
@@ -137,15 +146,11 @@ def _plan(node: Node, update: Update, found: Found) -> Plan:
         size=found.payload.size,
         slot=slot,
         regions=node.regions(slot),
-        keys=_keys(settings.trust.payload_keys),
+        keys=load_keys(settings.trust.payload_keys),
         checkpoint_bytes=settings.download.checkpoint_mib * MIB,
         booted=node.booted(),
         workers=settings.download.workers,
     )
-
-
-def _keys(files: Sequence[str]) -> TrustedKeys | None:
-    return load_public_keys(*(Path(file) for file in files)) if files else None
 
 
 def _begin(node: Node, memory: NodeState, update: Update) -> NodeState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,18 @@ def _limit(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     return int(value)
 
 
+def _percent(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is within every range because it compares with nothing."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("it is not a number", ctx, param)
+    return value
+
+
 share_option = click.option(
-    "--share", type=click.FloatRange(0, 100), help="Percent of the group that may have a release."
+    "--share",
+    type=click.FloatRange(0, 100),
+    callback=_percent,
+    help="Percent of the group that may have a release.",
 )
 max_option = click.option(
     "--concurrency",
@@ -138,7 +149,7 @@ def list_(*, folder: Path, as_json: bool) -> None:
 
     desk = opened(folder)
     with desk.store.reading() as connection:
-        found = groups(connection, desk.settings)
+        found = groups(connection, desk.settings, now_s=desk.now_s())
     if as_json:
         show_json(found)
         return

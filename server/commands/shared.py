@@ -52,6 +52,8 @@ def opened(folder: Path) -> Desk:
     from server.reflection import reflect
 
     desk = open_desk(folder)
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.call_on_close(desk.store.close)
     reflect(desk)
     return desk
 

@@ -21,7 +21,7 @@ from server.intake import ReleaseOrder
 from server.omaha import OmahaDesk
 from server.promotion import Promotion
 from server.publish import Added, add_release
-from server.serve import listen, url_of
+from server.serve import listen, url_of, web_config
 from server.settings import Settings
 from tests.sim import payloads
 from updater.omaha import (
@@ -185,10 +185,7 @@ def serving(desk: Desk) -> Iterator[str]:
     """Serve a desk on a free loopback port in a thread; give its URL."""
     sock = listen("127.0.0.1:0")
     url = url_of(sock)
-    config = uvicorn.Config(
-        build_app(desk, public_url=url, upkeep=False), log_config=None, ws="none"
-    )
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(web_config(build_app(desk, public_url=url, upkeep=False)))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
     thread.start()
     try:

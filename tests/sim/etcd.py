@@ -110,13 +110,14 @@ class EtcdServer:
         """End it as a power cut would end the process."""
         self._end(signal.SIGKILL)
 
-    def pause(self) -> None:
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
         """Stop it in its tracks: connections stay open, nothing is answered."""
         os.kill(self.pid, signal.SIGSTOP)
-
-    def resume(self) -> None:
-        """Let it run on."""
-        os.kill(self.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def wipe(self) -> None:
         """Remove all data; to be called when it does not run."""
@@ -124,6 +125,7 @@ class EtcdServer:
 
     def call(self, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
         """POST to the JSON gateway as the administrator and return the answer."""
+        self._check_alive()
         with self._session() as session:
             answer = session.post(
                 f"{self.url}/v3{path}",
@@ -154,6 +156,11 @@ class EtcdServer:
         return [
             b64decode(one["key"]).decode() for one in self.call("/kv/range", body).get("kvs", [])
         ]
+
+    def compact(self) -> None:
+        """Forget every revision but the last."""
+        header = self.call("/kv/range", {"key": _base64(b"/")})["header"]
+        self.call("/kv/compaction", {"revision": header["revision"]})
 
     def begin_anew(self, prefix: str) -> None:
         """Remove what a former test left below `prefix`; histories begin here."""
@@ -260,6 +267,11 @@ class EtcdServer:
                 "--client-cert-auth",
             ]
         return arguments
+
+    def _check_alive(self) -> None:
+        if self._process is not None and self._process.poll() is not None:
+            status = self._process.returncode
+            raise RuntimeError(f"etcd died with status {status}: {self._log()[-2000:]}")
 
     def _spawn(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

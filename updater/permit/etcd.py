@@ -29,12 +29,13 @@ class _Header(msgspec.Struct, frozen=True):
 
 
 class KeyValue(msgspec.Struct, frozen=True):
-    """One key as etcd holds it."""
+    """One key as etcd holds it; `lease` is 0 for a key without one."""
 
     key: bytes = b""
     value: bytes = b""
     create_revision: int = 0
     mod_revision: int = 0
+    lease: int = 0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -230,9 +231,9 @@ class Etcd:
             raise PermitUnavailableError(f"a watch does not answer like etcd: {error}") from error
         if answer.error is not None:
             raise PermitUnavailableError(f"the watch failed: {answer.error.message}")
-        self._guard.check(answer.result.header.cluster_id, revision=None)
         if answer.result.canceled and not answer.result.compact_revision:
             raise PermitUnavailableError(f"the watch was cancelled: {answer.result.cancel_reason}")
+        self._guard.check(answer.result.header.cluster_id, revision=None)
         return answer.result.canceled or bool(answer.result.events)
 
     def _checked(self, answer: _TxnAnswer) -> Done:

@@ -63,7 +63,7 @@ class GroupKeys:
         return printable(name, max_bytes=_TEXT_MAX_BYTES)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Ticket:
     """This node's place in the queue.
 
@@ -71,11 +71,13 @@ class Ticket:
         lease: id of the lease that the key hangs on.
         created: creation revision of the key: the place.
         kept_at: monotonic seconds of the last sign of life.
+        is_shared: whether another process of this node made the lease and may still use it.
     """
 
     lease: int
     created: int
     kept_at: float
+    is_shared: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from updater.permit.document import (
     parse_document,
 )
 from updater.permit.errors import PermitError, PermitUnavailableError
-from updater.permit.etcd import Delete, Etcd, Expect, Found, Order, Put, Range, Watched
+from updater.permit.etcd import Delete, Etcd, Expect, Found, KeyValue, Order, Put, Range, Watched
 from updater.permit.queue import (
     AHEAD_MAX,
     WAITERS_SHOWN_MAX,
@@ -86,6 +86,7 @@ class GroupStore:
         self._lease_times = lease_times
         self._unsure_at: int | None = None  # revision that a write with a lost answer expected
         self.ticket: Ticket | None = None
+        self._own_kv: KeyValue | None = None  # our key in the queue at the last look
         self.lost_answer = ""  # why the last swap has none; empty when it has
 
     def look(self) -> Seen:
@@ -109,8 +110,8 @@ class GroupStore:
         document, mod_revision = self._parsed(done.found[0])
         if self._unsure_at != mod_revision:
             self._unsure_at = None  # that write is done or void
-        in_queue = bool(done.found[1].kvs)
-        if self.ticket is not None and not in_queue:
+        self._own_kv = next(iter(done.found[1].kvs), None)
+        if self.ticket is not None and self._own_kv is None:
             log.warning("the place in the queue was lost group=%s", self._group)
             self.ticket = None
         before = [one.key for one in done.found[2].kvs if one.key != self._own_key]
@@ -118,7 +119,7 @@ class GroupStore:
             document=document,
             mod_revision=mod_revision,
             revision=done.revision,
-            in_queue=in_queue,
+            in_queue=self._own_kv is not None,
             ahead=Ahead(count=len(before), predecessor=before[0] if before else None),
         )
 
@@ -158,15 +159,9 @@ class GroupStore:
         return done.revision
 
     def join(self, holder: Holder) -> None:
-        """Join the queue; a key left by our own past keeps its place and gets the new lease."""
-        lease = self._etcd.grant(self._lease_times.ttl_s)
-        granted_at = self._pace.monotonic()
-        put = Put(key=self._own_key, value=encode_waiter(holder), lease=lease)
-        done = self._etcd.write(put, Range(key=self._own_key, keys_only=True))
-        self._guard.remember()
-        created = done.found[0].kvs[0].create_revision
-        self.ticket = Ticket(lease=lease, created=created, kept_at=granted_at)
-        log.debug("joined the queue group=%s place=%d", self._group, created)
+        """Join the queue, or take up the place that another process of this node holds in it."""
+        self.ticket = self._shared_ticket() or self._new_ticket(holder)
+        log.debug("in the queue group=%s place=%d", self._group, self.ticket.created)
 
     def keep_place(self) -> bool:
         """Renew our lease when it is due; False when our place is lost."""
@@ -186,9 +181,9 @@ class GroupStore:
         self._etcd.write(Delete(key=self._own_key))
 
     def drop_ticket(self) -> None:
-        """End our lease as a courtesy: it ends by itself. Raises nothing."""
+        """End a lease of our own as a courtesy: it ends by itself. Raises nothing."""
         ticket, self.ticket = self.ticket, None
-        if ticket is None:
+        if ticket is None or ticket.is_shared:
             return
         try:
             self._etcd.revoke(ticket.lease)
@@ -234,6 +229,23 @@ class GroupStore:
             waiters=tuple(waiters),
             waiting=queue.count,
         )
+
+    def _shared_ticket(self) -> Ticket | None:
+        """Return the place of a daemon beside us, or of our own past, if its lease still lives."""
+        own, now = self._own_kv, self._pace.monotonic()
+        if own is None or not own.lease or not self._etcd.keep_alive(own.lease):
+            return None
+        return Ticket(lease=own.lease, created=own.create_revision, kept_at=now, is_shared=True)
+
+    def _new_ticket(self, holder: Holder) -> Ticket:
+        """Put our key; one that is there already keeps its place and gets the new lease."""
+        now = self._pace.monotonic()
+        lease = self._etcd.grant(self._lease_times.ttl_s)
+        put = Put(key=self._own_key, value=encode_waiter(holder), lease=lease)
+        done = self._etcd.write(put, Range(key=self._own_key, keys_only=True))
+        self._guard.remember()
+        created = done.found[0].kvs[0].create_revision
+        return Ticket(lease=lease, created=created, kept_at=now, is_shared=False)
 
     def _parsed(self, found: Found) -> tuple[PermitDocument | None, int]:
         if not found.kvs:

@@ -282,11 +282,10 @@ def test_a_paused_etcd_is_unavailable_and_a_resumed_one_goes_on(
     permitted(a.acquire("update"))
     refused(b.acquire("update"))
 
-    etcd.pause()
-    waiting = refused(b.acquire("update"))
-    with pytest.raises(PermitUnavailableError, match="timed out"):
-        a.release()
-    etcd.resume()
+    with etcd.paused():
+        waiting = refused(b.acquire("update"))
+        with pytest.raises(PermitUnavailableError, match="timed out"):
+            a.release()
 
     assert waiting.code == "permit-unavailable"
     a.release()

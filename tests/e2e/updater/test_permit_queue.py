@@ -160,6 +160,36 @@ def test_a_process_that_starts_again_keeps_its_place(nodes: Nodes) -> None:
     assert refused(c.acquire("update")).ahead == 1
 
 
+def test_a_command_beside_the_daemon_does_not_lose_the_daemons_place(nodes: Nodes) -> None:
+    a, daemon, c = (nodes.node(name) for name in ("a", "b", "c"))
+    permitted(a.acquire("update"))
+    refused(daemon.acquire("update"))
+    refused(c.acquire("update"))
+
+    command = nodes.node("b")
+    assert refused(command.acquire("now, please")).ahead == 0
+    command.close()
+
+    assert refused(daemon.acquire("update")).ahead == 0
+    a.release()
+    permitted(nodes.node("b").acquire("now, please"))
+    assert daemon.wait(PATIENCE_S) is True
+    permitted(daemon.acquire("update"))
+
+
+def test_events_that_were_compacted_away_are_no_silence(etcd: EtcdServer, nodes: Nodes) -> None:
+    a, b = nodes.node("a"), nodes.node("b")
+    permitted(a.acquire("update"))
+    refused(b.acquire("update"))
+    a.release()
+    for _ in range(3):
+        etcd.put("/test/noise", b"")
+    etcd.compact()
+
+    assert b.wait(PATIENCE_S) is True
+    permitted(b.acquire("update"))
+
+
 def test_a_waiter_keeps_its_lease_alive_while_it_waits(etcd: EtcdServer, nodes: Nodes) -> None:
     permitted(nodes.node("a").acquire("update"))
     b = nodes.node("b", lease_times=LeaseTimes(ttl_s=60, keep_alive_s=0.3))

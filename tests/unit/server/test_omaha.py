@@ -59,7 +59,7 @@ def node() -> SimNode:
 
 def group(omaha: OmahaDesk, name: str = "default") -> GroupView:
     with omaha.desk.store.reading() as connection:
-        views = queries.groups(connection, omaha.desk.settings)
+        views = queries.groups(connection, omaha.desk.settings, now_s=omaha.desk.now_s())
     return next(view for view in views if view.name == name)
 
 
@@ -605,6 +605,22 @@ def test_nodes_silent_for_long_are_forgotten(omaha: OmahaDesk, node: SimNode, cl
     sweep(omaha.desk)
     with omaha.desk.store.reading() as connection:
         assert [view.machine_id for view in queries.nodes(connection)] == [other.machine_id]
+
+
+def test_old_grants_are_forgotten_but_for_failed_trials(
+    omaha: OmahaDesk, node: SimNode, clock: Clock
+) -> None:
+    from server.upkeep import sweep
+
+    for _ in range(3):
+        node.ask(omaha)
+        node.tell(omaha, FAILED_DOWNLOAD)
+    node.ask(omaha)
+    node.tell(omaha, FAILED_TRIAL)
+    clock.pass_(days=31)
+    node.tell(omaha)
+    sweep(omaha.desk)
+    assert phases(omaha, node) == ["failed-trial"]
 
 
 def test_an_update_check_alone_registers_a_node(omaha: OmahaDesk) -> None:

@@ -1,0 +1,622 @@
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pytest
+from typing_extensions import override
+
+from images.build import build
+from images.errors import BlobMismatchError, ImagesError, PayloadSignatureError
+from images.operations import memory_bytes
+from images.reader import Accept, Metadata, PayloadFile, verify_file
+from images.release import facts_of
+from images.signing import keygen, load_private_key, load_public_keys
+from partitions.booted import Booted
+from partitions.errors import DeviceWriteError, PartitionsError
+from partitions.slots import Region, Slot
+from partitions.writer import RegionWriter
+from tests.sim.payload_server import Manners, PayloadServer
+from updater import pipeline
+from updater.download import Download, DownloadError, DownloadStoppedError, Patience
+from updater.errors import StateError
+from updater.install import FactsMismatchError, ReadBackError, WrittenSlot, verify_slot, write_slot
+from updater.pipeline import PayloadDigestError, Pipeline, Shell
+from updater.plan import DoesNotFitError, Plan, check_fit
+from updater.state import Journal
+from updater.trust.fetcher import open_session
+
+MIB: Final = 1024 * 1024
+BACKGROUND: Final = b"\xee"
+ROOT_AT: Final = 1 * MIB
+BOOT_AT: Final = 10 * MIB
+DISK_BYTES: Final = 14 * MIB
+
+
+@dataclass(frozen=True)
+class Release:
+    """A real payload of two parts, and what it was made of."""
+
+    folder: Path
+    data: bytes
+    root: bytes
+    boot: bytes
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
+    folder = tmp_path_factory.mktemp("release")
+    chance = random.Random(7)
+    hard = chance.randbytes(4 * MIB)  # does not compress
+    root = hard[: 3 * MIB] + bytes(2 * MIB) + b"easily packed " * (MIB // 14 + 1)
+    root = root[: 6 * MIB]
+    boot = hard[3 * MIB :] + b"x" * 8192
+    (folder / "root").write_bytes(root)
+    (folder / "boot").write_bytes(boot)
+    keygen(folder / "key")
+    build(
+        [("root", folder / "root"), ("boot", folder / "boot")],
+        folder / "payload.crau",
+        keys=[load_private_key(folder / "key.key.pem")],
+    )
+    data = (folder / "payload.crau").read_bytes()
+    return Release(folder=folder, data=data, root=root, boot=boot)
+
+
+@dataclass
+class Bench:
+    """A disk file with two regions, a mirror, and everything that one install needs.
+
+    Attributes:
+        noted: the journals that were kept, in order.
+        events: what writers and journal did, in order, with the threads' own order kept.
+    """
+
+    release: Release
+    folder: Path
+    stack: ExitStack
+    noted: list[Journal] = field(default_factory=list)
+    events: list[tuple[str, object]] = field(default_factory=list)
+    stop: threading.Event = field(default_factory=threading.Event)
+    mirror: PayloadServer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.disk = self.folder / "disk.img"
+        self.disk.write_bytes(BACKGROUND * DISK_BYTES)
+        self.mirror = PayloadServer(files={"p": self.release.data})
+        self.stack.enter_context(self.mirror)
+        self.guard = threading.Lock()
+
+    def region(self, label: str, offset: int, size: int) -> Region:
+        return Region(path=self.disk, offset=offset, size=size, partuuid=label, label=label)
+
+    def plan(self, checkpoint_bytes: int = MIB) -> Plan:
+        facts = facts_of(
+            self.release.folder / "payload.crau",
+            product="acme-os",
+            board="amd64-usr",
+            version="2.0.0",
+            rollback_index=2,
+            min_engine="0.1.0",
+            created=datetime(2026, 1, 1, tzinfo=UTC),
+        )
+        return Plan(
+            facts=facts,
+            sha256=hashlib.sha256(self.release.data).hexdigest(),
+            size=len(self.release.data),
+            slot=Slot.B,
+            regions={
+                "root": self.region("root", ROOT_AT, 8 * MIB),
+                "boot": self.region("boot", BOOT_AT, 2 * MIB),
+            },
+            keys=load_public_keys(self.release.folder / "key.pub.pem"),
+            checkpoint_bytes=checkpoint_bytes,
+            booted=Booted.nothing(),
+            workers=2,
+        )
+
+    def download(self) -> Download:
+        patience = Patience(idle_timeout_secs=10, retries=2, retry_delay_secs=0.001)
+        return self.stack.enter_context(
+            Download(
+                [f"{self.mirror.base}/p"],
+                size=len(self.release.data),
+                session=open_session(),
+                patience=patience,
+                monotonic=lambda: 0.0,
+                stop=self.stop,
+            )
+        )
+
+    def shell(self, progress: Callable[[int], None] = lambda _: None) -> Shell:
+        return Shell(keep_journal=self.keep, progress=progress, stop=self.stop)
+
+    def keep(self, journal: Journal) -> None:
+        self.note("journal", journal.next_operation)
+        self.noted.append(journal)
+
+    def note(self, what: str, value: object) -> None:
+        with self.guard:
+            self.events.append((what, value))
+
+    def journal(self, next_operation: int = 0) -> Journal:
+        sha256 = hashlib.sha256(self.release.data).hexdigest()
+        return Journal(sha256=sha256, slot="b", next_operation=next_operation)
+
+    def install(self, next_operation: int = 0, shell: Shell | None = None) -> WrittenSlot:
+        journal = self.journal(next_operation)
+        return write_slot(self.plan(), self.download(), journal, shell or self.shell())
+
+    def content(self) -> tuple[bytes, bytes]:
+        data = self.disk.read_bytes()
+        root = data[ROOT_AT : ROOT_AT + len(self.release.root)]
+        return root, data[BOOT_AT : BOOT_AT + len(self.release.boot)]
+
+
+@pytest.fixture
+def bench(release: Release, tmp_path: Path) -> Iterator[Bench]:
+    with ExitStack() as stack:
+        yield Bench(release=release, folder=tmp_path, stack=stack)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def metadata_of(release: Release) -> Metadata:
+    return verify_file(release.folder / "payload.crau", None)
+
+
+def count_of(release: Release) -> int:
+    return sum(1 for _ in metadata_of(release).manifest.steps())
+
+
+def run_with(bench: Bench, writer: type[RegionWriter], plan: Plan | None = None) -> None:
+    """Run the pipeline over writers that a test bends."""
+    plan = plan or bench.plan()
+    with (
+        PayloadFile.open(bench.release.folder / "payload.crau") as file,
+        ExitStack() as stack,
+    ):
+        metadata = file.metadata(plan.keys, accept=Accept.FULL)
+        writers = {
+            name: stack.enter_context(writer(region, booted=plan.booted))
+            for name, region in plan.regions.items()
+        }
+        Pipeline(plan, metadata, bench.download(), bench.journal(), bench.shell(), writers).run()
+
+
+class TestAWholeInstall:
+    def test_writes_the_images_and_nothing_else(self, bench: Bench) -> None:
+        bench.install()
+        assert bench.content() == (bench.release.root, bench.release.boot)
+        data = bench.disk.read_bytes()
+        assert data[:ROOT_AT].strip(BACKGROUND) == b""
+        assert data[ROOT_AT + len(bench.release.root) : BOOT_AT].strip(BACKGROUND) == b""
+        assert data[BOOT_AT + len(bench.release.boot) :].strip(BACKGROUND) == b""
+
+    def test_fetches_each_byte_once(self, bench: Bench) -> None:
+        bench.install()
+        assert bench.mirror.requests == [""]
+        assert bench.mirror.sent == len(bench.release.data)
+
+    def test_ends_with_a_journal_that_names_everything(self, bench: Bench) -> None:
+        bench.install()
+        assert bench.noted[-1].next_operation == count_of(bench.release)
+        assert bench.noted[-1].downloaded == len(bench.release.data)
+
+    def test_notes_its_way_several_times(self, bench: Bench) -> None:
+        """4 MiB that do not compress, and a checkpoint each MiB."""
+        bench.install()
+        numbers = [journal.next_operation for journal in bench.noted]
+        assert numbers == sorted(numbers)
+        assert len(numbers) >= 3
+
+    def test_tells_how_far_it_is(self, bench: Bench) -> None:
+        told: list[int] = []
+        bench.install(shell=bench.shell(told.append))
+        assert told == sorted(told)
+        assert len(told) == count_of(bench.release)
+        assert 0 < told[0] <= told[-1] <= len(bench.release.data)
+
+
+class RecordingWriter(RegionWriter):
+    """Notes when a write and a flush began and ended, in one order over all threads."""
+
+    bench: Bench
+
+    @override
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        super().write_at(offset, data)
+        self.bench.note("written", (self.region.label, offset))
+
+    @override
+    def zero_at(self, offset: int, length: int) -> None:
+        super().zero_at(offset, length)
+        self.bench.note("written", (self.region.label, offset))
+
+    @override
+    def sync(self) -> None:
+        self.bench.note("flush begins", self.region.label)
+        super().sync()
+        self.bench.note("flush ended", self.region.label)
+
+
+def places_of(metadata: Metadata) -> list[set[tuple[str, int]]]:
+    """Return what each operation writes, as (part, offset)."""
+    return [
+        {
+            (step.part.name, extent.start_block * metadata.manifest.block_size)
+            for extent in step.operation.dst_extents
+        }
+        for step in metadata.manifest.steps()
+        if step.part is not None
+    ]
+
+
+def test_the_journal_names_an_operation_only_after_its_data_is_flushed(bench: Bench) -> None:
+    """Promise 6: whatever the journal names survives a power cut at that very moment."""
+    RecordingWriter.bench = bench
+    run_with(bench, RecordingWriter, bench.plan(checkpoint_bytes=256 * 1024))
+    places = places_of(metadata_of(bench.release))
+    written: set[object] = set()
+    flushing: dict[object, set[object]] = {}
+    durable: set[object] = set()
+    journals = 0
+    for what, value in bench.events:
+        if what == "written":
+            written.add(value)
+        elif what == "flush begins":
+            flushing[value] = {place for place in written if place[0] == value}  # type: ignore[index]
+        elif what == "flush ended":
+            durable |= flushing.pop(value)
+        else:
+            assert isinstance(value, int)
+            named = set().union(*places[:value])
+            assert named <= durable, f"the journal names {value} operations too early"
+            journals += 1
+    assert journals >= 3
+    assert durable == set().union(*places)
+
+
+class TestResuming:
+    @pytest.mark.parametrize("share", [0.0, 0.3, 0.7, 1.0])
+    def test_goes_on_where_the_journal_says(self, bench: Bench, share: float) -> None:
+        """What it names was flushed; what comes after may hold anything."""
+        count = count_of(bench.release)
+        bench.install()
+        places = places_of(metadata_of(bench.release))
+        done = int(share * count)
+        with bench.disk.open("r+b") as file:
+            for part, offset in set().union(*places[done:]):
+                file.seek((ROOT_AT if part == "root" else BOOT_AT) + offset)
+                file.write(b"torn" * 1024)
+        bench.mirror.sent = 0
+        bench.install(done)
+        assert bench.content() == (bench.release.root, bench.release.boot)
+        verify_slot(WrittenSlot(plan=bench.plan()))
+        metadata = metadata_of(bench.release)
+        steps = list(metadata.manifest.steps())
+        skipped = sum(step.operation.data_length for step in steps[:done])
+        assert bench.mirror.sent >= len(bench.release.data) - skipped
+
+    def test_writes_nothing_of_what_the_journal_names(self, bench: Bench) -> None:
+        count = count_of(bench.release)
+        bench.install(count)
+        assert bench.disk.read_bytes().strip(BACKGROUND) == b""
+        assert bench.noted == []
+        with pytest.raises(ReadBackError, match="part root reads back as"):
+            verify_slot(WrittenSlot(plan=bench.plan()))
+
+    def test_after_a_polite_stop_nothing_is_fetched_twice(self, bench: Bench) -> None:
+        def stop_after(done: int) -> None:
+            if done > len(bench.release.data) // 2:
+                bench.stop.set()
+
+        with pytest.raises(DownloadStoppedError):
+            bench.install(shell=bench.shell(stop_after))
+        stopped_at = bench.noted[-1].next_operation
+        assert stopped_at > 0
+        written = [value for what, value in bench.events if what == "journal"]
+        assert written[-1] == stopped_at
+        bench.stop.clear()
+        bench.install(stopped_at)
+        assert bench.content() == (bench.release.root, bench.release.boot)
+
+    def test_after_a_lost_network_all_that_came_is_noted(self, bench: Bench) -> None:
+        """A checkpoint is far away here; the end of the attempt notes all the same."""
+        bench.mirror.manners = Manners(ranges=False, cut_after=3 * MIB)
+        with pytest.raises(DownloadError):
+            write_slot(
+                bench.plan(checkpoint_bytes=64 * MIB),
+                bench.download(),
+                bench.journal(),
+                bench.shell(),
+            )
+        metadata = metadata_of(bench.release)
+        came = 0
+        position = metadata.header.data_offset
+        for step in metadata.manifest.steps():
+            position += step.operation.data_length
+            came += position <= 3 * MIB
+        assert bench.noted[-1].next_operation >= came - 1 > 0
+        bench.mirror.manners = Manners()
+        bench.install(bench.noted[-1].next_operation)
+        assert bench.content() == (bench.release.root, bench.release.boot)
+
+
+class WatchedBudget(pipeline._Budget):
+    """Remembers the most that was in flight."""
+
+    peak = 0
+    left = 0
+
+    @override
+    def take(self, amount: int) -> None:
+        super().take(amount)
+        type(self).peak = max(type(self).peak, self._taken)
+        type(self).left = self._taken
+
+    @override
+    def give(self, amount: int) -> None:
+        super().give(amount)
+        type(self).left = self._taken
+
+
+class SlowWriter(RegionWriter):
+    """Lets the download run ahead as far as it may before anything is written."""
+
+    ahead: threading.Event
+
+    @override
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        self.ahead.wait()
+        super().write_at(offset, data)
+
+
+class TestMemory:
+    def test_what_is_in_flight_is_bounded(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The writer waits until the download is held back; then it goes on."""
+        limit = 5 * MIB
+        held = threading.Event()
+
+        class HeldBudget(WatchedBudget):
+            @override
+            def take(self, amount: int) -> None:
+                if self._taken and self._taken + amount > limit:
+                    held.set()
+                super().take(amount)
+
+        HeldBudget.peak = 0
+        SlowWriter.ahead = held
+        monkeypatch.setattr(pipeline, "BUDGET_BYTES", limit)
+        monkeypatch.setattr(pipeline, "_Budget", HeldBudget)
+        run_with(bench, SlowWriter)
+        assert bench.content() == (bench.release.root, bench.release.boot)
+        assert limit // 2 < HeldBudget.peak <= limit
+        assert HeldBudget.left == 0
+
+    def test_an_operation_larger_than_the_bound_passes_alone(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        steps = metadata_of(bench.release).manifest.steps()
+        largest = max(memory_bytes(step.operation) for step in steps)
+        WatchedBudget.peak = 0
+        monkeypatch.setattr(pipeline, "BUDGET_BYTES", 1)
+        monkeypatch.setattr(pipeline, "_Budget", WatchedBudget)
+        bench.install()
+        assert bench.content() == (bench.release.root, bench.release.boot)
+        assert WatchedBudget.peak == largest
+
+    def test_who_waits_for_room_is_told_of_the_end(self) -> None:
+        budget = pipeline._Budget(10)
+        budget.take(10)
+        waiting = threading.Thread(target=budget.close)
+        waiting.start()
+        with pytest.raises(DownloadStoppedError):
+            budget.take(1)
+        waiting.join()
+
+
+class FailingWriter(RegionWriter):
+    """Fails where a test says so."""
+
+    verb = ""
+
+    def _fail(self, verb: str) -> None:
+        if verb == self.verb and self.region.label == "root":
+            raise DeviceWriteError(f"{verb} failed")
+
+    @override
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        self._fail("write" if offset else "")
+        super().write_at(offset, data)
+
+    @override
+    def zero_at(self, offset: int, length: int) -> None:
+        self._fail("zero")
+        super().zero_at(offset, length)
+
+    @override
+    def sync(self) -> None:
+        self._fail("sync")
+        super().sync()
+
+
+class TestAFailure:
+    """Of any stage ends all of them (see the fixture) and is raised where the caller waits."""
+
+    @pytest.mark.parametrize("verb", ["write", "zero", "sync"])
+    def test_of_the_device(self, bench: Bench, verb: str) -> None:
+        FailingWriter.verb = verb
+        with pytest.raises(PartitionsError, match=f"{verb} failed"):
+            run_with(bench, FailingWriter, bench.plan(checkpoint_bytes=256 * 1024))
+        if verb == "sync":
+            assert bench.noted == []
+
+    def test_of_the_journal(self, bench: Bench) -> None:
+        def full(_journal: Journal) -> None:
+            raise StateError("no space")
+
+        shell = Shell(keep_journal=full, progress=lambda _: None, stop=bench.stop)
+        with pytest.raises(StateError, match="no space"):
+            bench.install(shell=shell)
+
+    def test_of_whoever_watches(self, bench: Bench) -> None:
+        def watch(_done: int) -> None:
+            raise RuntimeError("a bug")
+
+        with pytest.raises(RuntimeError, match="a bug"):
+            bench.install(shell=bench.shell(watch))
+
+    def test_of_the_network(self, bench: Bench) -> None:
+        bench.mirror.manners = Manners(ranges=False, cut_after=MIB)
+        with pytest.raises(DownloadError):
+            bench.install()
+
+    def test_of_the_network_while_the_writer_waits(self, bench: Bench) -> None:
+        """The download sleeps for a day between two tries when the device fails."""
+        bench.mirror.manners = Manners(cut_after=2 * MIB)
+        failing = threading.Event()
+
+        class LateWriter(RegionWriter):
+            @override
+            def write_at(self, offset: int, data: bytes | memoryview) -> None:
+                failing.wait()
+                raise DeviceWriteError("gone")
+
+        class Source(Download):
+            @override
+            def _note_failure(self, why: str) -> None:
+                failing.set()
+                super()._note_failure(why)
+
+        plan = bench.plan()
+        patience = Patience(idle_timeout_secs=86_400, retries=9, retry_delay_secs=86_400)
+        with (
+            PayloadFile.open(bench.release.folder / "payload.crau") as file,
+            Source(
+                [f"{bench.mirror.base}/p"],
+                size=plan.size,
+                session=open_session(),
+                patience=patience,
+                monotonic=lambda: 0.0,
+                stop=bench.stop,
+            ) as source,
+            LateWriter(plan.regions["root"], booted=plan.booted) as root,
+            LateWriter(plan.regions["boot"], booted=plan.booted) as boot,
+        ):
+            metadata = file.metadata(plan.keys, accept=Accept.FULL)
+            run = Pipeline(
+                plan, metadata, source, bench.journal(), bench.shell(), {"root": root, "boot": boot}
+            )
+            with pytest.raises(DeviceWriteError, match="gone"):
+                run.run()
+
+    def test_of_a_blob(self, bench: Bench) -> None:
+        header = metadata_of(bench.release).header
+        bench.mirror.manners = Manners(flip_at=header.data_offset + MIB)
+        with pytest.raises(BlobMismatchError):
+            bench.install()
+
+    def test_of_the_last_blob(self, bench: Bench) -> None:
+        metadata = metadata_of(bench.release)
+        last = metadata.header.data_offset + metadata.manifest.blob_bytes - 1
+        bench.mirror.manners = Manners(flip_at=last)
+        with pytest.raises(BlobMismatchError):
+            bench.install()
+
+    def test_of_the_signature(self, bench: Bench) -> None:
+        bench.mirror.manners = Manners(flip_at=len(bench.release.data) - 20)
+        with pytest.raises(PayloadSignatureError):
+            bench.install()
+
+    @pytest.mark.parametrize("next_operation", [1, 3])
+    def test_of_the_signature_after_a_resume(self, bench: Bench, next_operation: int) -> None:
+        """The signed hash of the last message still shows it."""
+        bench.mirror.manners = Manners(flip_at=len(bench.release.data) - 20)
+        with pytest.raises(PayloadDigestError, match="signatures message"):
+            bench.install(next_operation)
+
+    def test_of_the_whole_that_no_part_shows(self, bench: Bench) -> None:
+        """Without keys and with another file's hash."""
+        plan = replace(bench.plan(), keys=None, sha256="0" * 64)
+        with pytest.raises(PayloadDigestError, match="signed is 0000"):
+            write_slot(plan, bench.download(), bench.journal(), bench.shell())
+
+    def test_of_nobody_when_told_to_stop_before_it_begins(self, bench: Bench) -> None:
+        bench.stop.set()
+        with pytest.raises(DownloadStoppedError):
+            bench.install()
+        assert bench.mirror.requests == []
+
+
+class TestBeforeTheFirstByteIsWritten:
+    @pytest.fixture(autouse=True)
+    def nothing_is_written(self, bench: Bench) -> Iterator[None]:
+        yield
+        assert bench.disk.read_bytes().strip(BACKGROUND) == b""
+
+    def test_other_metadata_than_was_signed_is_refused(self, bench: Bench) -> None:
+        for offset in (0, 10, 100):
+            bench.mirror.manners = Manners(flip_at=offset)
+            with pytest.raises(ImagesError):
+                bench.install()
+
+    def test_facts_that_do_not_describe_the_manifest_are_refused(self, bench: Bench) -> None:
+        import msgspec
+
+        plan = bench.plan()
+        part = msgspec.structs.replace(plan.facts.partitions[0], size=4096)
+        facts = msgspec.structs.replace(plan.facts, partitions=(part, *plan.facts.partitions[1:]))
+        with pytest.raises(FactsMismatchError):
+            write_slot(replace(plan, facts=facts), bench.download(), bench.journal(), bench.shell())
+
+    def test_the_booted_slot_is_refused(self, bench: Bench) -> None:
+        plan = bench.plan()
+        plan = replace(plan, booted=Booted.of_regions([plan.regions["boot"]]))
+        with pytest.raises(PartitionsError) as caught:
+            write_slot(plan, bench.download(), bench.journal(), bench.shell())
+        assert caught.value.code == "slot-booted"
+
+    def test_images_that_do_not_fit_are_refused(self, bench: Bench) -> None:
+        facts = bench.plan().facts
+        regions = dict(bench.plan().regions)
+        check_fit(facts, regions)
+        exact = regions | {"root": bench.region("root", ROOT_AT, len(bench.release.root))}
+        check_fit(facts, exact)
+        small = regions | {"root": bench.region("root", ROOT_AT, len(bench.release.root) - 1)}
+        with pytest.raises(DoesNotFitError, match="part root has 6291456 bytes, its partition 62"):
+            check_fit(facts, small)
+        for other in ({"root": regions["root"]}, regions | {"more": regions["root"]}):
+            with pytest.raises(DoesNotFitError, match="has parts"):
+                check_fit(facts, other)
+
+
+class TestReadingBack:
+    def test_a_slot_that_holds_what_was_signed_is_verified(self, bench: Bench) -> None:
+        verified = verify_slot(bench.install())
+        assert (verified.slot, verified.version, verified.rollback_index) == (Slot.B, "2.0.0", 2)
+
+    @pytest.mark.parametrize("at", [ROOT_AT, ROOT_AT + 5 * MIB, BOOT_AT + MIB])
+    def test_one_flipped_bit_anywhere_is_found(self, bench: Bench, at: int) -> None:
+        written = bench.install()
+        with bench.disk.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([byte ^ 0x10]))
+        with pytest.raises(ReadBackError, match="reads back as"):
+            verify_slot(written)

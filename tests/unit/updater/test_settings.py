@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from updater.errors import EXIT_USAGE, SettingsError
+from updater.settings import SETTINGS_MAX_BYTES, Loaded, load
+
+WHOLE: Final = """\
+[slots]
+disk = "/dev/vda"
+a = { usr = "PARTLABEL=USR-A" }
+b = { usr = "PARTLABEL=USR-B" }
+
+[trust]
+metadata_url = "https://updates.example/repository/metadata/"
+"""
+
+
+def write(folder: Path, text: str, name: str = "node.toml") -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def refusal(folder: Path, text: str, *, drop_in: str = "") -> str:
+    """Return the sentence that these settings are refused with."""
+    file = write(folder, text)
+    if drop_in:
+        write(folder, drop_in, "node.toml.d/10-more.toml")
+    with pytest.raises(SettingsError) as caught:
+        load(file)
+    assert (caught.value.code, caught.value.exit_status) == ("settings-invalid", EXIT_USAGE)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def loaded(folder: Path, text: str) -> Loaded:
+    return load(write(folder, text))
+
+
+def test_the_few_lines_that_must_be_there_are_enough(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, WHOLE).settings
+    assert settings.slots.a == {"usr": "PARTLABEL=USR-A"}
+    assert settings.updates.reboot == "manual"
+    assert settings.node.reboot_command == ["systemctl", "reboot"]
+
+
+class TestWhereTheyComeFrom:
+    def test_drop_ins_come_after_the_file_and_by_name(self, tmp_path: Path) -> None:
+        file = write(tmp_path, WHOLE + '[server]\ngroup = "first"\nchannel = "kept"\n')
+        write(tmp_path, '[server]\ngroup = "last"\n', "node.toml.d/20.toml")
+        write(tmp_path, '[server]\ngroup = "middle"\n', "node.toml.d/10.toml")
+        write(tmp_path, "nonsense", "node.toml.d/30.toml.disabled")
+        found = load(file)
+        assert (found.settings.server.group, found.settings.server.channel) == ("last", "kept")
+        assert [path.name for path in found.files] == ["node.toml", "10.toml", "20.toml"]
+
+    def test_runtime_wins_over_admin_and_admin_over_vendor(self, tmp_path: Path) -> None:
+        vendor, admin, runtime = (tmp_path / name for name in ("usr", "etc", "run"))
+        write(vendor, WHOLE + '[server]\ngroup = "vendor"\nchannel = "vendor"\n', "bascule.toml")
+        write(vendor, '[server]\npoll_interval_secs = 7\ngroup = "v2"\n', "bascule.toml.d/9.toml")
+        write(admin, '[server]\ngroup = "admin"\nchannel = "admin"\n', "bascule.toml.d/1.toml")
+        write(runtime, '[server]\ngroup = "runtime"\n', "bascule.toml")
+        server = load(folders=(vendor, admin, runtime)).settings.server
+        assert (server.group, server.channel, server.poll_interval_secs) == ("runtime", "admin", 7)
+
+    def test_each_value_knows_the_file_that_had_the_last_word(self, tmp_path: Path) -> None:
+        file = write(tmp_path, WHOLE + '[server]\ngroup = "first"\n')
+        more = write(tmp_path, '[server]\ngroup = "last"\n', "node.toml.d/10.toml")
+        origins = load(file).origins
+        assert origins["server.group"] == more
+        assert origins["slots.disk"] == file
+        assert "server.channel" not in origins
+
+    def test_tables_merge_and_lists_are_replaced(self, tmp_path: Path) -> None:
+        file = write(tmp_path, WHOLE + '[download]\nmirrors = ["https://one.example"]\nretries=1\n')
+        write(tmp_path, '[download]\nmirrors = ["https://two.example"]\n', "node.toml.d/1.toml")
+        download = load(file).settings.download
+        assert (download.mirrors, download.retries) == (["https://two.example"], 1)
+
+    def test_no_file_at_all_says_what_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingsError, match=r"slots\.disk is not set"):
+            load(folders=(tmp_path,))
+
+    @pytest.mark.parametrize("name", ["missing.toml", "."])
+    def test_a_file_that_is_named_must_be_there(self, tmp_path: Path, name: str) -> None:
+        with pytest.raises(SettingsError, match="does not exist or is no file"):
+            load(tmp_path / name)
+
+    def test_a_file_that_cannot_be_read_is_named(self, tmp_path: Path) -> None:
+        file = write(tmp_path, WHOLE)
+        (tmp_path / "node.toml.d").mkdir()
+        (tmp_path / "node.toml.d" / "10.toml").mkdir()
+        with pytest.raises(SettingsError, match=r"10\.toml cannot be read: Is a directory"):
+            load(file)
+
+    def test_a_file_as_no_person_writes_it_is_not_read_to_its_end(self, tmp_path: Path) -> None:
+        assert "longer than" in refusal(tmp_path, WHOLE + "#" * SETTINGS_MAX_BYTES)
+
+
+class TestWhatIsRefused:
+    def test_broken_toml_names_file_line_and_column(self, tmp_path: Path) -> None:
+        sentence = refusal(tmp_path, WHOLE + "[server\n")
+        assert sentence.startswith(f"{tmp_path}/node.toml is not TOML:")
+        assert "line 8, column 8" in sentence
+
+    def test_bytes_that_are_no_text_are_refused(self, tmp_path: Path) -> None:
+        file = tmp_path / "node.toml"
+        file.write_bytes(b"[slots]\ndisk = '\xff'\n")
+        with pytest.raises(SettingsError, match="is not TOML"):
+            load(file)
+
+    @pytest.mark.parametrize(
+        ("extra", "key", "line"),
+        [
+            ('[server]\nurl = "x"\n', "server.url", 9),
+            ('\n\n[server]\n# a note\n"url" = "x"\n', "server.url", 12),
+            ("[sever]\n", "sever", 8),
+            ('[[health.checks]]\nname = "x"\ncomand = ["true"]\n', "health.checks.comand", 10),
+            ("download = { retries = 1, retrys = 2 }\n", "download.retrys", 1),
+            ("download.retrys = 2\n", "download.retrys", 1),
+        ],
+    )
+    def test_an_unknown_key_names_file_and_line(
+        self, tmp_path: Path, extra: str, key: str, line: int
+    ) -> None:
+        text = extra + WHOLE if line == 1 else WHOLE + extra
+        expected = f"{tmp_path}/node.toml, line {line}: unknown key '{key}'"
+        assert refusal(tmp_path, text) == expected
+
+    def test_an_unknown_key_of_a_drop_in_names_the_drop_in(self, tmp_path: Path) -> None:
+        sentence = refusal(tmp_path, WHOLE, drop_in="[updates]\nrebot = 1\n")
+        assert (
+            sentence == f"{tmp_path}/node.toml.d/10-more.toml, line 2: unknown key 'updates.rebot'"
+        )
+
+    @pytest.mark.parametrize(
+        ("extra", "key", "line", "words"),
+        [
+            ('[server]\npoll_interval_secs = "7"\n', "server.poll_interval_secs", 9, "float"),
+            ("[server]\npoll_interval_secs = 0\n", "server.poll_interval_secs", 9, "> 0"),
+            ("[server]\ngroup = 'a b'\n", "server.group", 9, "matching regex"),
+            ("[updates]\nreboot = 'now'\n", "updates.reboot", 9, "enum value 'now'"),
+            ("[updates]\nautomatic = 1\n", "updates.automatic", 9, "Expected `bool`"),
+            ("[updates]\nmax_attempts = 1000\n", "updates.max_attempts", 9, "<= 100"),
+            ("[node]\nreboot_command = []\n", "node.reboot_command", 9, "length >= 1"),
+            ("[node]\nreboot_command = ['a', 1]\n", "node.reboot_command", 9, "Expected `str`"),
+            ("[health]\nchecks = 3\n", "health.checks", 9, "Expected `array`"),
+            (
+                "[[health.checks]]\nname = 'a'\ncommand = 'true'\n",
+                "health.checks.command",
+                10,
+                "Expected `array`",
+            ),
+            ("[[health.checks]]\nname = 'a'\n", "health.checks", 8, "missing required"),
+        ],
+    )
+    def test_a_wrong_value_names_file_line_and_key(
+        self, tmp_path: Path, extra: str, key: str, line: int, words: str
+    ) -> None:
+        sentence = refusal(tmp_path, WHOLE + extra)
+        assert sentence.startswith(f"{tmp_path}/node.toml, line {line}: {key}: ")
+        assert words in sentence
+
+    def test_a_partition_that_is_neither_label_nor_uuid_names_file_and_line(
+        self, tmp_path: Path
+    ) -> None:
+        sentence = refusal(tmp_path, WHOLE.replace("PARTLABEL=USR-B", "/dev/vda4"))
+        assert sentence.startswith(f"{tmp_path}/node.toml, line 4: slots.b: ")
+
+    def test_a_table_that_is_none_names_file_and_line(self, tmp_path: Path) -> None:
+        sentence = refusal(tmp_path, "server = 3\n" + WHOLE)
+        assert sentence.startswith(f"{tmp_path}/node.toml, line 1: server: Expected `object`")
+
+    def test_both_slots_have_the_same_parts(self, tmp_path: Path) -> None:
+        text = WHOLE.replace('b = { usr = "PARTLABEL=USR-B" }', 'b = { root = "PARTLABEL=B" }')
+        assert "slots.a and slots.b must name the same parts" in refusal(tmp_path, text)
+
+    def test_a_slot_has_a_part(self, tmp_path: Path) -> None:
+        text = '[slots]\ndisk = "/dev/vda"\n[trust]\nmetadata_url = "https://x.example/"\n'
+        assert "at least one" in refusal(tmp_path, text)
+
+    def test_permits_of_etcd_need_an_etcd(self, tmp_path: Path) -> None:
+        sentence = refusal(tmp_path, WHOLE + '[permit]\nkind = "etcd"\n')
+        assert "permit.endpoints is empty" in sentence
+
+    def test_without_metadata_nothing_could_be_trusted(self, tmp_path: Path) -> None:
+        assert "trust.metadata_url is not set" in refusal(tmp_path, WHOLE.split("[trust]")[0])
+
+    @pytest.mark.parametrize(
+        "url", ["updates.example", "ftp://updates.example/", "https://user:secret@updates.example/"]
+    )
+    @pytest.mark.parametrize(
+        ("table", "line"),
+        [
+            ("server", 'omaha_url = "{}"'),
+            ("download", 'mirrors = ["https://good.example", "{}"]'),
+        ],
+    )
+    def test_a_server_is_reached_by_http_without_user_information(
+        self, tmp_path: Path, table: str, line: str, url: str
+    ) -> None:
+        sentence = refusal(tmp_path, f"{WHOLE}[{table}]\n{line.format(url)}\n")
+        assert f"{url!r} is no http or https URL" in sentence
+
+    @pytest.mark.parametrize("url", ["ftp://x.example/", "x.example", "https://", "https://u@x/"])
+    def test_metadata_comes_by_http_or_from_a_folder(self, tmp_path: Path, url: str) -> None:
+        sentence = refusal(
+            tmp_path, WHOLE.replace("https://updates.example/repository/metadata/", url)
+        )
+        assert f"trust.metadata_url {url!r} is no http, https or file URL" in sentence
+        write(tmp_path, WHOLE.replace("https://updates.example", "file:///srv/mirror"))
+        load(tmp_path / "node.toml")
