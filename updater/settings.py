@@ -23,8 +23,8 @@ FILE_NAME: Final = "bascule.toml"
 SETTINGS_MAX_BYTES: Final = 256 * 1024  # a settings file is written by a person
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
-Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-PartReference = Annotated[str, msgspec.Meta(pattern=r"^(PARTLABEL|PARTUUID)=.{1,72}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
+PartReference = Annotated[str, msgspec.Meta(pattern=r"^(PARTLABEL|PARTUUID)=[^\n]{1,72}\Z")]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,7 +101,7 @@ class PermitSettings(_Section, frozen=True):
     kind: Literal["none", "etcd"] = "none"
     group: Name = "default"
     endpoints: list[str] = []
-    max: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 1
+    max: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 1
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import hashlib
 import struct
@@ -86,7 +87,7 @@ class Forge:
             )
         )
 
-    def _signed(self, data: bytes, given: bytes | None) -> bytes:
+    def _signed(self, data: builtins.bytes, given: builtins.bytes | None) -> builtins.bytes:
         if given is not None:
             return given
         digest = hashlib.sha256(data).digest()
