@@ -30,9 +30,11 @@ class View:
         gates: the verdicts before a reboot.
         trial_deadline: uptime by which a trial must have shown health.
         can_fall_back: whether the loader would boot the other slot if this one is rejected.
+        booted_confirmed: whether the loader has the booted slot as good already.
         health_interval: pause between two looks at the health.
         last_examined: uptime when this process last looked at the health.
         return_retry_at: uptime at which returning the permit is tried again after it failed.
+        reboot_retry_at: uptime at which a reboot that did not happen is ordered again.
     """
 
     node: NodeState
@@ -44,9 +46,11 @@ class View:
     gates: Sequence[GateVerdict]
     trial_deadline: timedelta
     can_fall_back: bool
+    booted_confirmed: bool
     health_interval: timedelta
     last_examined: timedelta | None = None
     return_retry_at: timedelta | None = None
+    reboot_retry_at: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,11 @@ class Examine:
 
 
 @dataclass(frozen=True, slots=True)
+class Confirm:
+    """Finish a confirmation that was cut short after the loader had been told."""
+
+
+@dataclass(frozen=True, slots=True)
 class FallBack:
     """The trial ended without health: go back to the old slot."""
 
@@ -93,7 +102,9 @@ class ReturnPermit:
     """Give the permit back: the system that came up is healthy."""
 
 
-Action: TypeAlias = Wait | Check | Install | TakePermit | Reboot | Examine | FallBack | ReturnPermit
+Action: TypeAlias = (
+    Wait | Check | Install | TakePermit | Reboot | Examine | Confirm | FallBack | ReturnPermit
+)
 
 
 def decide(view: View, now: datetime) -> Action:
@@ -134,6 +145,11 @@ def _returning(view: View, now: datetime) -> Action:
 
 
 def _when_installing(view: View, now: datetime) -> Action:
+    """Write on; but others could use a permit that was taken for the release before."""
+    if view.node.permit != "none":
+        owed = _returning(view, now)
+        if not isinstance(owed, Wait):
+            return owed
     retry = view.node.next_check
     if view.node.checks_failed and retry is not None and not _has_come(view, retry, now):
         sentence = "the last attempt failed; it resumes by itself"
@@ -143,18 +159,29 @@ def _when_installing(view: View, now: datetime) -> Action:
 
 def _when_armed(view: View, now: datetime) -> Action:
     """Reboot when gates and permit allow; look for something newer while they do not."""
-    closed = first_closed(view.gates)
-    if closed is not None:
-        waiting = Wait(until=closed.opens_at, code=closed.code, sentence=closed.sentence)
+    waiting = _kept_from_rebooting(view, now)
+    if waiting is not None:
         if view.node.permit == "none":
             return _newer_or_wait(view, now, waiting)
-        # Others could use the permit while the gates keep us from it.
+        # Others could use the permit while we cannot.
         owed = _returning(view, now)
         return _newer_or_wait(view, now, waiting) if isinstance(owed, Wait) else owed
     if view.node.permit == "held":
         return Reboot()
     newer = _newer_or_wait(view, now, Wait(until=None, code="", sentence=""))
     return newer if isinstance(newer, Check) else TakePermit()
+
+
+def _kept_from_rebooting(view: View, now: datetime) -> Wait | None:
+    """Return what the reboot has to wait for besides the permit, None when it may be."""
+    closed = first_closed(view.gates)
+    if closed is not None:
+        return Wait(until=closed.opens_at, code=closed.code, sentence=closed.sentence)
+    retry_at = view.reboot_retry_at
+    if retry_at is None or view.uptime >= retry_at:
+        return None
+    sentence = "the reboot was ordered and did not happen; it is ordered again later"
+    return Wait(until=now + (retry_at - view.uptime), code="reboot-overdue", sentence=sentence)
 
 
 def _newer_or_wait(view: View, now: datetime, waiting: Wait) -> Action:
@@ -167,10 +194,14 @@ def _newer_or_wait(view: View, now: datetime, waiting: Wait) -> Action:
 def _in_trial(view: View, now: datetime) -> Action:
     """Give health its time, then go back if there is anything to go back to.
 
-    A trial that nobody ordered (memory lost) has no end.
+    Nothing is judged unseen: this process looks at the health at least once, however late it
+    is. A trial that nobody ordered (memory lost) has no end.
     """
+    if view.booted_confirmed:
+        return Confirm()
     ordered = view.node.update is not None
-    if ordered and view.can_fall_back and view.uptime >= view.trial_deadline:
+    late = view.uptime >= view.trial_deadline and view.last_examined is not None
+    if ordered and view.can_fall_back and late:
         return FallBack()
     return _examine_or_pause(view, now)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from updater import ENGINE_VERSION
-from updater.errors import EXIT_ARMED, UnreachableError
+from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
 from updater.lifecycle import Event, State
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.state import NodeState, Update
@@ -42,6 +43,13 @@ class ServerHoldsError(NothingNewerError):
         self.poll_secs = poll_secs
 
 
+class ArmedWithdrawnError(RefusedError):
+    """What is armed may not run any more: the channel's signers took it back."""
+
+    code = "armed-withdrawn"
+    hint = "It was disarmed; what the channel allows now is taken by itself."
+
+
 class ArmedAlreadyError(NothingNewerError):
     """What would be installed waits for its reboot."""
 
@@ -70,7 +78,13 @@ class Found:
 
 
 def look(
-    node: Node, memory: NodeState, *, by_person: bool, forced: bool = False, version: str = ""
+    node: Node,
+    memory: NodeState,
+    *,
+    by_person: bool,
+    forced: bool = False,
+    version: str = "",
+    on_channel: Callable[[ChannelDocument], None] = lambda _: None,
 ) -> Found:
     """Ask Omaha and TUF; changes nothing but what trust remembers.
 
@@ -80,6 +94,7 @@ def look(
         by_person: a person asks, so the server need not throttle.
         forced: a version that failed here may be tried again.
         version: only this one is wanted, empty for any.
+        on_channel: shown the channel document as soon as it is trusted.
 
     Raises:
         NothingNewerError: nothing is wanted now (ServerHoldsError: the server says so).
@@ -90,6 +105,7 @@ def look(
     hint = _ask(node, memory, running, by_person=by_person)
     view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
     _watch_for_holdback(node, view.channel, running.version)
+    on_channel(view.channel)
     if hint is not None and hint.offer is None and not version:
         raise ServerHoldsError(hint.sentence or hint.code, code=hint.code, poll_secs=hint.poll_secs)
     from updater.trust.policy import choose
@@ -99,7 +115,7 @@ def look(
         _identity(node, running),
         floor=max(node.store.read_floor(), running.rollback_index),
         denied=node.store.read_denied(),
-        offer=hint.offer if hint is not None else None,
+        offer=hint.offer if hint is not None and not version else None,
         now=node.clock(),
         pinned=version or None,
         forced=forced,
@@ -123,18 +139,37 @@ def check(
     Raises:
         AnyRoomError: as `look`; the memory then says why and when it asks again.
     """
-    superseding = memory.state is State.ARMED
+    superseding = memory.state in {State.ARMED, State.INSTALLING}
     if not superseding:
         memory = node.advance(memory, Event.CHECK_DUE)
+
+    def still_allowed(channel: ChannelDocument) -> None:
+        armed = memory.update if memory.state is State.ARMED else None
+        if armed is not None and not armed.rollback:
+            _check_allowed(channel, armed.version)
+
     try:
-        found = look(node, memory, by_person=by_person, forced=forced, version=version)
+        found = look(
+            node,
+            memory,
+            by_person=by_person,
+            forced=forced,
+            version=version,
+            on_channel=still_allowed,
+        )
+    except ArmedWithdrawnError as error:
+        _take_back(node, node.store.read_state(), error)
+        raise
     except ROOM_ERRORS as error:
         _note(node, node.store.read_state(), error, superseding=superseding)
         raise
     memory = node.store.read_state()
-    if superseding and memory.update and found.release.version == memory.update.version:
+    armed = memory.update if memory.state is State.ARMED else None
+    if armed is not None and found.release.version == armed.version:
         message = f"version {found.release.version} is armed already"
-        node.keep(memory, **_schedule(node, memory, failed=False, poll_secs=found.poll_secs))
+        changes = _schedule(node, memory, failed=False, poll_secs=found.poll_secs)
+        changes |= _outcome(node, ArmedAlreadyError.code, message)
+        node.keep(memory, **changes)
         raise ArmedAlreadyError(message)
     if superseding:  # first, so that no cut can boot what the memory no longer names
         memory = withdraw(node, memory)
@@ -144,9 +179,7 @@ def check(
         memory,
         event,
         update=_update(node, found, forced=forced, pinned=bool(version)),
-        last_check=node.clock(),
-        last_check_code="offered",
-        last_check_sentence=f"version {found.release.version} is offered",
+        **_outcome(node, "offered", f"version {found.release.version} is offered"),
         reboot_ordered=False,
         checks_failed=0,
         next_check=None,
@@ -279,16 +312,47 @@ def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bo
     nothing = isinstance(error, NothingNewerError)
     code = getattr(error, "server_code", error.code)
     poll_secs = getattr(error, "poll_secs", None)
-    changes = _schedule(node, memory, failed=unreachable, poll_secs=poll_secs) | {
-        "last_check": node.clock(),
-        "last_check_code": code,
-        "last_check_sentence": str(error),
-    }
+    changes = _schedule(node, memory, failed=unreachable, poll_secs=poll_secs)
+    changes |= _outcome(node, code, str(error))
     if superseding:
         node.keep(memory, **changes)
         return
     event = Event.NOTHING if nothing else Event.UNREACHABLE if unreachable else Event.REFUSED
     node.advance(memory, event, **changes)
+
+
+def _check_allowed(channel: ChannelDocument, version: str) -> None:
+    if version in channel.withdrawn or version not in channel.allowed:
+        raise ArmedWithdrawnError(
+            f"version {version} is armed, and channel {channel.channel} serial {channel.serial} "
+            "allows it no longer"
+        )
+
+
+def _take_back(node: Node, memory: NodeState, error: ArmedWithdrawnError) -> None:
+    """Disarm what the signed channel does not allow any more; nothing newer is known yet."""
+    version = memory.update.version if memory.update else ""
+    memory = withdraw(node, memory)
+    node.loader.disarm(node.boot().slot.other)
+    node.store.remember(node.clock(), "taken back", version=version, code=error.code)
+    log.warning("armed version taken back version=%s why=%s", version, error)
+    node.advance(
+        memory,
+        Event.CANCELLED,
+        update=None,
+        reboot_ordered=False,
+        next_check=None,
+        **_outcome(node, error.code, str(error)),
+    )
+
+
+def _outcome(node: Node, code: str, sentence: str) -> dict[str, object]:
+    """Return how a check ended, as the memory keeps it."""
+    return {
+        "last_check": node.clock(),
+        "last_check_code": code,
+        "last_check_sentence": sentence,
+    }
 
 
 def _schedule(

@@ -14,7 +14,6 @@ import click
 
 from updater.errors import (
     EXIT_ARMED,
-    EXIT_CANNOT_TELL,
     EXIT_DONE,
     EXIT_FAILED,
     UpdaterError,
@@ -269,11 +268,15 @@ def permit_return(context: _Context, holder: str | None) -> None:
 
     Example: bascule permit return 3d1219c7c4c5404aaa1f6d2a48adfda4
     """
-    permits = context.node().permits()
+    node = context.node()
     if holder is None:
-        click.echo("returned" if permits.release() else "this node held none")
+        from updater import rebooting
+
+        with node.locked() as memory:
+            held = rebooting.return_own_permit(node, memory)
+        click.echo("returned" if held else "this node held none")
         return
-    gone = permits.return_for(holder)
+    gone = node.permits().return_for(holder)
     click.echo(f"returned the permit of {gone.host} ({gone.id})")
 
 
@@ -345,13 +348,14 @@ def daemon(context: _Context) -> None:
 
 
 @bascule.command(hidden=True)
+@click.option("--action", type=click.Choice(["check", "install"]), required=True)
 @pass_context
-def step(context: _Context) -> None:
-    """Take the one action that is due; what the service runs for checks and installs."""
+def step(context: _Context, action: str) -> None:
+    """Take one action; what the service runs for checks and installs."""
     from updater.daemon import Step, log_to_stderr
 
     log_to_stderr()
-    Step(context.node()).run()
+    Step(context.node(), action).run()
 
 
 def reports_errors(command: Callable[P, R]) -> Callable[P, R | int]:
@@ -408,7 +412,7 @@ class _WaitingError(UpdaterError):
 
     code = "waiting"
     hint = "The service reboots as soon as it may; `bascule status` shows what it waits for."
-    exit_status = EXIT_CANNOT_TELL
+    exit_status = EXIT_ARMED
 
 
 def _wait_message(code: str, sentence: str) -> None:

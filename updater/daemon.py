@@ -25,6 +25,7 @@ from updater.checking import present
 from updater.download import DownloadStoppedError
 from updater.engine import Engine
 from updater.errors import EXIT_NOTHING, UpdaterError
+from updater.rebooting import give_try_back
 from updater.rooms import ROOM_ERRORS
 from updater.steering import Reporter
 
@@ -40,6 +41,8 @@ ERROR_PAUSE_MAX_SECS: Final = 60.0
 REPORT_PAUSE_SECS: Final = 30.0
 REPORT_FAREWELL_SECS: Final = 2.0
 WORKER_LOOK_SECS: Final = 0.1
+WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory says
+PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 PERMIT_CODES: Final = "permit-"
 
@@ -75,6 +78,7 @@ class Daemon:
             while not self._node.stop.is_set():
                 self._round()
         finally:
+            self._give_try_back()
             if self._reporter is not None:
                 self._reporter.close(REPORT_FAREWELL_SECS)
             log.info("service ends")
@@ -91,7 +95,7 @@ class Daemon:
         try:
             wait = self._engine.step(heavy=self._worker is None)
             if isinstance(wait, Check | Install):
-                self._work()
+                self._work(wait)
                 wait = None
             self._wake_reporter()
             if wait is not None:
@@ -109,28 +113,40 @@ class Daemon:
             return
         self._errors = 0
 
-    def _work(self) -> None:
-        """Let a process of its own take the step; pass a stop on to it.
+    def _work(self, action: Check | Install) -> None:
+        """Let a process of its own take the action; pass a stop on to it.
 
         Raises:
             WorkerError: it ended badly; what is due next stands in the memory.
         """
-        with subprocess.Popen(list(self._worker or ())) as process:
+        name = "check" if isinstance(action, Check) else "install"
+        with subprocess.Popen([*(self._worker or ()), "--action", name]) as process:
             while process.poll() is None:
                 if self._node.stop.wait(WORKER_LOOK_SECS):
                     process.terminate()
                     break
         if process.returncode not in {0, EXIT_NOTHING} and not self._node.stop.is_set():
-            raise WorkerError(f"the step ended with status {process.returncode}")
+            raise WorkerError(f"the {name} ended with status {process.returncode}")
+        self._node.stop.wait(WORKER_PAUSE_SECS)
 
     def _rest(self, wait: Wait) -> None:
         """Wait until the agent wants to look again, at most a few seconds."""
         pause = _pause(wait.until, self._node.clock())
         if wait.code.startswith(PERMIT_CODES) and wait.code != "permit-owed":
-            self._node.permits().wait(pause)
+            limit = PERMIT_PAUSE_MAX_SECS if wait.until is None else pause
+            self._node.permits().wait(limit)
         else:
             _trim_memory()
             self._node.stop.wait(pause)
+
+    def _give_try_back(self) -> None:
+        """A person's shutdown during a trial is no failed boot."""
+        try:
+            if self._node.machine.is_stopping():
+                with self._node.locked() as memory:
+                    give_try_back(self._node, memory)
+        except (*ROOM_ERRORS, OSError) as error:
+            log.warning("try not given back why=%s", error)
 
     def _wake_reporter(self) -> None:
         if self._reporter is not None and self._node.store.read_reports():
@@ -149,13 +165,14 @@ class Daemon:
 
 
 class Step:
-    """One heavy step in a process of its own, which ends when the service does."""
+    """One heavy action in a process of its own, which ends when the service does."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, action: str) -> None:
         self._node = node
+        self._action = Check() if action == "check" else Install()
 
     def run(self) -> None:
-        """Take the step that is due.
+        """Take the action that the service decided.
 
         Raises:
             AnyRoomError: it failed; the memory says what follows.
@@ -163,7 +180,7 @@ class Step:
         _end_with_parent()
         signal.signal(signal.SIGTERM, lambda *_: self._node.stop.set())
         with contextlib.suppress(DownloadStoppedError):
-            Engine(node=self._node).step()
+            Engine(node=self._node).take(self._action)
 
 
 def _end_with_parent() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from updater import agent, checking, rebooting, updating
 from updater.lifecycle import State
 from updater.permit.contract import Waiting
+from updater.rooms import ROOM_ERRORS
 from updater.state import NodeState
 from updater.trust.errors import NothingNewerError
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PERMIT_PAUSE: Final = timedelta(seconds=10)  # at most this long without looking at the gates
+REBOOT_PATIENCE: Final = timedelta(minutes=5)  # an orderly shutdown has ended the process by then
+REBOOT_RETRY: Final = timedelta(minutes=15)
+FALL_BACK_PATIENCE: Final = timedelta(minutes=2)  # for a permit to go back with; then without
 
 
 @dataclass(kw_only=True)
@@ -34,12 +38,16 @@ class Engine:
         last_verdict: the last look at the health in this boot.
         last_examined: the uptime at that look.
         return_retry_at: the uptime at which returning the permit is tried again after it failed.
+        reboot_since: the uptime at which the reboot was first ordered by this process.
+        reboot_retry_at: the uptime at which a reboot that did not happen is ordered again.
     """
 
     node: Node
     last_verdict: HealthVerdict | None = None
     last_examined: timedelta | None = None
     return_retry_at: timedelta | None = None
+    reboot_since: timedelta | None = None
+    reboot_retry_at: timedelta | None = None
 
     def step(self, *, heavy: bool = True) -> agent.Wait | agent.Check | agent.Install | None:
         """Take the next action; returns the wait when there is none to take now.
@@ -62,10 +70,23 @@ class Engine:
             log.debug("action begins name=%s", type(action).__name__)
             return _DOERS[type(action)](self, memory)
 
+    def take(self, action: agent.Check | agent.Install) -> None:
+        """Take a heavy action that another process decided, if it may still be taken.
+
+        That process knows more of this boot; deciding anew here could come to another end.
+
+        Raises:
+            AnyRoomError: the action failed; the memory says what follows.
+        """
+        with self.node.locked() as memory:
+            if memory.state in _TAKEN_IN[type(action)]:
+                _DOERS[type(action)](self, memory)
+
     def _view(self, memory: NodeState) -> agent.View:
         node = self.node
         boot = node.boot()
         health = node.settings.health
+        trial = memory.state is State.TRIAL
         return agent.View(
             node=memory,
             boot_id=boot.boot_id,
@@ -75,17 +96,20 @@ class Engine:
             longest_pause=checking.longest_pause(node.settings.server),
             gates=node.gates(memory),
             trial_deadline=timedelta(seconds=health.deadline_secs),
-            can_fall_back=memory.state is State.TRIAL and rebooting.can_fall_back(node),
+            can_fall_back=trial and rebooting.can_fall_back(node),
+            booted_confirmed=trial and node.loader.read().slots[boot.slot].confirmed,
             health_interval=timedelta(seconds=health.interval_secs),
             last_examined=self.last_examined,
             return_retry_at=self.return_retry_at,
+            reboot_retry_at=self.reboot_retry_at,
         )
 
     def _note_wait(self, memory: NodeState, wait: agent.Wait) -> None:
-        quiet = wait.code in {"idle", "health-pending", "permit-owed"}
-        if not quiet and memory.waiting_code != wait.code:
+        if wait.code in {"idle", "health-pending"}:
+            return  # health that fails has its own words
+        if memory.waiting_code != wait.code:
             log.info("waiting code=%s why=%s", wait.code, wait.sentence)
-            self.node.keep(memory, waiting_code=wait.code, waiting_sentence=wait.sentence)
+        self.node.keep(memory, waiting_code=wait.code, waiting_sentence=wait.sentence)
 
     def _check(self, memory: NodeState) -> None:
         with contextlib.suppress(NothingNewerError):  # noted; the next check is due later
@@ -104,26 +128,64 @@ class Engine:
         return agent.Wait(until=until, code=answer.code, sentence=answer.sentence)
 
     def _reboot(self, memory: NodeState) -> agent.Wait | None:
-        """Make the permit certain, right before the reboot; then order it.
-
-        Going back from a failed trial asks nobody: the node is down by our doing already.
-        """
-        if not rebooting.is_falling_back(self.node, memory):
+        """Make the permit certain, right before the reboot; then order it."""
+        if rebooting.is_falling_back(self.node, memory):
+            wait = self._permit_to_go_back(memory)
+        else:
+            if self._is_overdue(memory):
+                self._give_up_rebooting(memory)
+                return None
             wait = self._take_permit(memory)
-            if wait is not None:
-                return wait
-        rebooting.reboot(self.node, self.node.store.read_state())
+        if wait is not None:
+            return wait
+        uptime = self.node.machine.uptime()
+        self.reboot_since = self.reboot_since or uptime
+        try:
+            rebooting.reboot(self.node, self.node.store.read_state())
+        except ROOM_ERRORS:
+            self.reboot_since, self.reboot_retry_at = None, uptime + REBOOT_RETRY
+            raise
         until = self.node.clock() + PERMIT_PAUSE
         return agent.Wait(until=until, code="rebooting", sentence="the reboot is ordered")
 
-    def _examine(self, memory: NodeState) -> None:
-        _, self.last_verdict = rebooting.look_at_health(self.node, memory)
-        self.last_examined = self.node.machine.uptime()
+    def _permit_to_go_back(self, memory: NodeState) -> agent.Wait | None:
+        """Go back with a permit if one can be had soon, without one rather than not at all."""
+        if memory.permit == "held":
+            return None
+        try:
+            wait = self._take_permit(memory)
+        except ROOM_ERRORS as error:
+            log.warning("going back without a permit code=%s why=%s", error.code, error)
+            return None
+        deadline = timedelta(seconds=self.node.settings.health.deadline_secs)
+        if wait is not None and self.node.machine.uptime() >= deadline + FALL_BACK_PATIENCE:
+            log.warning("going back without a permit code=%s why=%s", wait.code, wait.sentence)
+            return None
+        return wait
 
-    def _fall_back(self, memory: NodeState) -> agent.Wait:
+    def _is_overdue(self, memory: NodeState) -> bool:
+        ordered = self.reboot_since
+        if memory.state is not State.REBOOTING or ordered is None:
+            return False
+        return self.node.machine.uptime() - ordered >= REBOOT_PATIENCE
+
+    def _give_up_rebooting(self, memory: NodeState) -> None:
+        """Note that the ordered reboot did not come, so that others may have the permit."""
+        self.reboot_since = None
+        self.reboot_retry_at = self.node.machine.uptime() + REBOOT_RETRY
+        rebooting.note_no_reboot(self.node, memory)
+
+    def _confirm(self, memory: NodeState) -> None:
+        rebooting.confirm(self.node, memory)
+
+    def _examine(self, memory: NodeState) -> None:
+        try:
+            _, self.last_verdict = rebooting.look_at_health(self.node, memory)
+        finally:  # a look that fails, on a full disk for example, is one too: a trial must end
+            self.last_examined = self.node.machine.uptime()
+
+    def _fall_back(self, memory: NodeState) -> None:
         rebooting.fall_back(self.node, memory, self.last_verdict)
-        until = self.node.clock() + PERMIT_PAUSE
-        return agent.Wait(until=until, code="rebooting", sentence="going back to the old slot")
 
     def _return_permit(self, memory: NodeState) -> None:
         self.return_retry_at = self.node.machine.uptime() + PERMIT_PAUSE
@@ -139,7 +201,14 @@ _DOERS: Final[Mapping[type[agent.Action], _Doer]] = MappingProxyType(
         agent.TakePermit: Engine._take_permit,  # noqa: SLF001
         agent.Reboot: Engine._reboot,  # noqa: SLF001
         agent.Examine: Engine._examine,  # noqa: SLF001
+        agent.Confirm: Engine._confirm,  # noqa: SLF001
         agent.FallBack: Engine._fall_back,  # noqa: SLF001
         agent.ReturnPermit: Engine._return_permit,  # noqa: SLF001
+    }
+)
+_TAKEN_IN: Final[Mapping[type[agent.Action], frozenset[State]]] = MappingProxyType(
+    {
+        agent.Check: frozenset({State.IDLE, State.ARMED}),
+        agent.Install: frozenset({State.INSTALLING, State.VERIFYING}),
     }
 )

@@ -1,6 +1,6 @@
 """What can go wrong on a node, as a tree drawn by whose fault it is.
 
-Each class owns a stable code, a hint for a person and an exit status (docs/errors.md). The
+Each class owns a stable code, a hint for a person and an exit status. The
 trees of images and partitions have the same three attributes, so a caller treats all alike.
 Broken invariants are not here: they crash, loudly.
 """
@@ -67,7 +67,7 @@ class RefusedError(UpdaterError):
     """Trust or policy says no; nothing was changed."""
 
     code = "refused"
-    hint = "`bascule why` and `bascule status` show the reason."
+    hint = "`bascule status` shows the reason."
     exit_status = EXIT_REFUSED
 
 

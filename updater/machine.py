@@ -90,6 +90,9 @@ class Machine(Protocol):
     def uptime(self) -> timedelta:
         """Tell how long ago this boot was, by a clock that never jumps."""
 
+    def is_stopping(self) -> bool:
+        """Tell whether an orderly shutdown is under way, by whoever ordered it."""
+
     def identity(self) -> Identity:
         """Tell who this node is."""
 

@@ -33,6 +33,7 @@ from updater.slot_files import read_file
 
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 REBOOT_TIMEOUT_SECS: Final = 90.0
+STATE_TIMEOUT_SECS: Final = 5.0
 
 
 class LinuxMachine(Machine):
@@ -80,6 +81,15 @@ class LinuxMachine(Machine):
     @override
     def uptime(self) -> timedelta:
         return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME))
+
+    @override
+    def is_stopping(self) -> bool:
+        """Ask systemd; a system without it is never seen to stop."""
+        try:
+            outcome = run(["systemctl", "is-system-running"], timeout_secs=STATE_TIMEOUT_SECS)
+        except CommandError:
+            return False
+        return outcome.output.strip() == b"stopping"
 
     @override
     def identity(self) -> Identity:

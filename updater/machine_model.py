@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 BOOT_FILE: Final = "model-boot.json"
 REBOOT_FILE: Final = "model-reboot"
+STOPPING_FILE: Final = "model-stopping"  # a person has ordered an orderly shutdown
 POLL_SECS: Final = 0.05
 RESTART_DELAY_SECS: Final = 0.5  # as RestartSec= of the service
 
@@ -80,6 +81,10 @@ class ModelMachine(Machine):
     @override
     def uptime(self) -> timedelta:
         return timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME) - self._record().began)
+
+    @override
+    def is_stopping(self) -> bool:
+        return (self._run_folder / STOPPING_FILE).exists()
 
     @override
     def identity(self) -> Identity:

@@ -7,12 +7,12 @@ in `checking`, `updating` and `rebooting`; which are due is decided by `agent`.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,8 +23,8 @@ import msgspec
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
 from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, RebootPolicyGate, examine
-from updater.lifecycle import Event, step
+from updater.gates import GateVerdict, RebootPolicyGate, RolloutGate, examine
+from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
 from updater.rooms import AnyRoomError
@@ -77,7 +77,7 @@ class Node:
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[NodeState]:
         """Hold the engine's lock and give the memory, recovered if a process or boot ended.
 
@@ -155,13 +155,18 @@ class Node:
         policy = RebootPolicyGate(
             automatic=self.settings.updates.reboot == "automatic", ordered=node.reboot_ordered
         )
-        return examine((policy,), self.clock())
+        by_person = node.update is not None and node.update.rollback
+        rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
+        return examine((rollout, policy), self.clock())
 
     def _open_lock(self) -> int:
         path = self.store.folder / LOCK_FILE
+        flags = os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            return os.open(path, flags | os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
+            with contextlib.suppress(OSError):  # a read-only folder can still be locked
+                return os.open(path, flags | os.O_RDONLY)
             raise StateError(f"{path} cannot be opened: {error.strerror}") from error
 
     def _recovered(self) -> NodeState:
@@ -190,7 +195,7 @@ class Node:
                     downloaded=update.downloaded,
                 )
             )
-        self.store.write_state(after)
+        self._keep_recovered(after)
         if after.state is not node.state:
             log.info(
                 "state recovered from=%s to=%s by=%s",
@@ -199,6 +204,15 @@ class Node:
                 found.event.value,
             )
         return after
+
+    def _keep_recovered(self, after: NodeState) -> None:
+        """Write what was found; a trial goes on without, as it must end whatever fails."""
+        try:
+            self.store.write_state(after)
+        except StateError as error:
+            if after.state is not State.TRIAL:
+                raise
+            log.error("trial cannot be noted and goes on why=%s", error)  # noqa: TRY400  # a sentence
 
 
 def _writer() -> str:

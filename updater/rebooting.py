@@ -6,8 +6,16 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from updater.checking import next_check, withdraw
-from updater.errors import EXIT_NOTHING, IllegalTransitionError, RefusedError, UpdaterError
+from updater.errors import (
+    EXIT_NOTHING,
+    IllegalTransitionError,
+    RefusedError,
+    StateError,
+    UpdaterError,
+)
 from updater.health import HealthVerdict, examine
 from updater.lifecycle import Event, State
 from updater.permit.contract import Permit, Waiting
@@ -23,6 +31,7 @@ log = logging.getLogger(__name__)
 
 UPDATED: Final = (3, 2)  # Omaha: complete, after the reboot
 FAILED: Final = (3, 0)
+TRIES_GIVEN_BACK_MAX: Final = 3  # clean shutdowns of one trial that cost it nothing
 
 
 class NothingToRebootError(UpdaterError):
@@ -31,6 +40,13 @@ class NothingToRebootError(UpdaterError):
     code = "nothing-armed"
     hint = "`bascule update` installs what is offered."
     exit_status = EXIT_NOTHING
+
+
+class RebootOverdueError(UpdaterError):
+    """The reboot command said yes, and nothing happened."""
+
+    code = "reboot-overdue"
+    hint = "Something inhibits the shutdown: see `systemd-inhibit --list` and node.reboot_command."
 
 
 class NothingToConfirmError(UpdaterError):
@@ -80,6 +96,35 @@ def reboot(node: Node, memory: NodeState) -> NodeState:
         if not is_falling_back(node, memory):
             node.advance(memory, Event.NOT_REBOOTED, last_failure=node.failure(error))
         raise
+    return memory
+
+
+def note_no_reboot(node: Node, memory: NodeState) -> NodeState:
+    """Go back to ARMED: the reboot was ordered, long ago, and did not come."""
+    failure = node.failure(RebootOverdueError("the reboot was ordered and did not happen"))
+    log.error("reboot did not happen code=%s", failure.code)
+    return node.advance(memory, Event.NOT_REBOOTED, last_failure=failure)
+
+
+def give_try_back(node: Node, memory: NodeState) -> NodeState:
+    """Give the loader's try back when a person shuts the machine down during a trial.
+
+    Only as often as `TRIES_GIVEN_BACK_MAX`, so that a trial still ends.
+
+    Raises:
+        PartitionsError: the loader's memory cannot be written.
+    """
+    update = memory.update
+    if memory.state is not State.TRIAL or update is None:
+        return memory
+    if update.tries_given_back >= TRIES_GIVEN_BACK_MAX:
+        return memory
+    slot = node.boot().slot
+    left = node.loader.read().slots[slot].tries_left
+    given = update.tries_given_back + 1
+    memory = node.keep(memory, update=msgspec.structs.replace(update, tries_given_back=given))
+    node.loader.arm(slot, tries=min(left + 1, node.loader.max_tries))
+    log.info("try given back slot=%s tries=%d", slot.value, left + 1)
     return memory
 
 
@@ -165,14 +210,17 @@ def confirm(node: Node, memory: NodeState) -> NodeState:
 
 
 def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeState:
-    """End the trial badly: refuse the version, let the loader choose the old slot, reboot.
+    """End the trial badly: refuse the version, let the loader choose the old slot.
+
+    The memory is in REBOOTING afterwards: the reboot is the next action.
 
     The version is denied before anything else, so that no cut can bring it back.
 
     Raises:
         PartitionsError: the loader's memory cannot be written; the loader's own count of tries
             still ends the trial.
-        MachineError: the reboot command failed; it is tried again.
+        StateError: it cannot be noted; the loader was told and the reboot is ordered all the
+            same, and the boot of the old slot shows what happened.
     """
     boot = node.boot()
     version = _version_on_trial(node, memory)
@@ -185,14 +233,19 @@ def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeS
         at=node.clock(),
         version=version,
     )
-    if version:
-        node.store.deny(version, failure)
+    try:
+        if version:
+            node.store.deny(version, failure)
+    except StateError:
+        log.error("going back, though it cannot be noted version=%s code=%s", version, code)  # noqa: TRY400  # raised
+        node.loader.reject(boot.slot)
+        node.machine.reboot()
+        raise
     node.store.remember(node.clock(), "trial failed", version=version, code=code)
     log.error("trial failed version=%s code=%s why=%s", version, code, sentence)
     event = Event.UNHEALTHY if why is not None else Event.TOO_LATE
     node.loader.reject(boot.slot)
-    memory = node.advance(memory, event, last_failure=failure)
-    return reboot(node, memory)
+    return node.advance(memory, event, last_failure=failure)
 
 
 def _version_on_trial(node: Node, memory: NodeState) -> str:
@@ -213,6 +266,20 @@ def return_permit(node: Node, memory: NodeState) -> NodeState:
         node.store.remember(node.clock(), "permit returned")
         log.info("permit returned")
     return node.keep(memory, permit="none")
+
+
+def return_own_permit(node: Node, memory: NodeState) -> bool:
+    """Give the permit back because a person says so; returns whether one was held.
+
+    Raises:
+        IllegalTransitionError: the node is down by our doing at this moment.
+        PermitError: it cannot be told to the cluster.
+    """
+    if memory.state in {State.REBOOTING, State.TRIAL}:
+        raise IllegalTransitionError(f"the permit is in use: the node is {memory.state.value}")
+    held = node.permits().release()
+    node.keep(memory, permit="none")
+    return held
 
 
 def roll_back(node: Node, memory: NodeState) -> NodeState:
@@ -248,9 +315,11 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
         began=node.clock(),
         rollback=True,
     )
-    node.loader.arm(other, tries=node.settings.slots.tries)
     node.store.remember(node.clock(), "rollback", version=facts.version)
-    return node.advance(memory, Event.ROLLBACK_ORDERED, update=update)
+    # The memory first: after a cut in between nothing boots that nobody remembers.
+    memory = node.advance(memory, Event.ROLLBACK_ORDERED, update=update, reboot_ordered=False)
+    node.loader.arm(other, tries=node.settings.slots.tries)
+    return memory
 
 
 def _cancel(node: Node, memory: NodeState) -> NodeState:
@@ -278,7 +347,7 @@ def _cancel(node: Node, memory: NodeState) -> NodeState:
         chance=node.chance(),
         failures=0,
     )
-    return node.advance(memory, Event.CANCELLED, update=None, next_check=due)
+    return node.advance(memory, Event.CANCELLED, update=None, next_check=due, reboot_ordered=False)
 
 
 def _deny(node: Node, version: str, sentence: str) -> None:

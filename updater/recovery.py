@@ -74,6 +74,8 @@ def _event(node: NodeState, boot: Boot, loader: BootState) -> Event:
         return Event.BOOTED_NEW
     if node.state in {State.ARMED, State.REBOOTING} and _still_to_be_tried(node, loader):
         return Event.BOOTED_UNTRIED
+    if node.state is State.ARMED and _never_armed(node, loader):
+        return Event.CANCELLED
     if node.state in _NAMELESS and not target and not loader.slots[boot.slot].confirmed:
         return Event.BOOTED_NEW  # nobody remembers why, but it has to prove itself
     return Event.BOOTED_OLD
@@ -96,6 +98,14 @@ def _still_to_be_tried(node: NodeState, loader: BootState) -> bool:
     if node.update is None or target is None or target.value != node.update.slot:
         return False
     return loader.slots[target].tries_left > 0
+
+
+def _never_armed(node: NodeState, loader: BootState) -> bool:
+    """Tell whether the power failed between noting a rollback and telling the loader."""
+    update = node.update
+    if update is None or not update.rollback:
+        return False
+    return any(slot.value == update.slot and s.confirmed for slot, s in loader.slots.items())
 
 
 def _was_chosen(node: NodeState) -> bool:

@@ -63,6 +63,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         slot: "a" or "b", the passive slot that it is written to.
         target_path, sha256, size: the payload's TUF target path, hex digest and bytes.
         tries_used: boots of the new slot so far.
+        tries_given_back: clean shutdowns in the trial that were not counted.
         rollback: a person chose the other slot; nothing is downloaded.
         forced: a person ordered it; a denied version may run.
         pinned: a person wants this version and no other.
@@ -80,6 +81,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str = ""
     size: Count = 0
     tries_used: Count = 0
+    tries_given_back: Count = 0
     rollback: bool = False
     forced: bool = False
     pinned: bool = False

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from images.errors import ImagesError
+from images.errors import ImagesError, PayloadError, PayloadRefusedError
 from images.signing import TrustedKeys, load_public_keys
 from partitions.slots import Slot
 from updater.checking import Found, look, next_check
 from updater.download import Download, DownloadStoppedError, Patience
 from updater.errors import RefusedError, StateError, UnreachableError
-from updater.install import ReadBackError, VerifiedSlot, WrittenSlot, verify_slot, write_slot
+from updater.install import (
+    FactsMismatchError,
+    ReadBackError,
+    VerifiedSlot,
+    WrittenSlot,
+    verify_slot,
+    write_slot,
+)
 from updater.lifecycle import Event
 from updater.pipeline import PayloadDigestError, Shell
 from updater.plan import Plan, check_fit
@@ -37,6 +44,12 @@ DOWNLOAD_STARTED: Final = (13, 1)
 DOWNLOAD_FINISHED: Final = (14, 1)
 INSTALLED: Final = (3, 1)
 FAILED: Final = (3, 0)
+# Only these count against a version: a full disk or a missing key is not the release's fault.
+_FAULTS_OF_RELEASES: Final = frozenset(
+    kind.code
+    for family in (PayloadError, PayloadRefusedError)
+    for kind in (family, *family.__subclasses__())
+) | {FactsMismatchError.code, PayloadDigestError.code}
 
 
 class NotConfirmedError(RefusedError):
@@ -128,6 +141,7 @@ def _still_wanted(
         return memory, found
     fresh = msgspec.structs.replace(
         update,
+        forced=update.forced and found.release.version == update.version,
         version=found.release.version,
         rollback_index=found.release.rollback_index,
         target_path=found.payload.path,
@@ -157,7 +171,7 @@ def _begin(node: Node, memory: NodeState, update: Update) -> NodeState:
     """Count the attempt and say so before the first byte."""
     update = msgspec.structs.replace(update, attempts=update.attempts + 1)
     slots = {name: record for name, record in memory.slots.items() if name != update.slot}
-    memory = node.keep(memory, update=update, slots=slots)
+    memory = node.keep(memory, update=update, slots=slots, waiting_code="", waiting_sentence="")
     if update.attempts == 1:
         _report(node, memory, DOWNLOAD_STARTED)
     log.info(
@@ -292,6 +306,8 @@ def _give_up(node: Node, error: AnyRoomError) -> None:
     node.advance(
         memory,
         Event.FAILED,
+        last_check_code=getattr(error, "server_code", error.code),
+        last_check_sentence=str(error),
         update=None,
         last_failure=None if nothing else failure,
         failed_version=update.version,
@@ -318,7 +334,8 @@ def _leave_disarmed(node: Node) -> None:
 
 
 def _deny_after_too_many(node: Node, update: Update, failure: Failure, failures: int) -> None:
-    if failures >= node.settings.updates.max_attempts:
+    release_at_fault = failure.code in _FAULTS_OF_RELEASES
+    if release_at_fault and failures >= node.settings.updates.max_attempts:
         sentence = f"version {update.version} failed {failures} times, last: {failure.sentence}"
         exhausted = AttemptsExhaustedError(sentence)
         node.store.deny(update.version, node.failure(exhausted, version=update.version))

@@ -67,6 +67,7 @@ class RepositoryServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 0.5  # an idle connection of a client that went away ends with the test
+            disable_nagle_algorithm = True  # head and body go out at once
 
             def do_GET(self) -> None:  # http.server has it so
                 path = self.path.lstrip("/")

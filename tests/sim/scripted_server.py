@@ -82,6 +82,7 @@ class ScriptedServer:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = 0.5  # an idle connection of a client that went away ends with the test
+            disable_nagle_algorithm = True  # head and body go out at once
 
             def do_GET(self) -> None:  # http.server has it so
                 body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
@@ -89,7 +90,7 @@ class ScriptedServer:
                     method=self.command, path=self.path, headers=dict(self.headers), body=body
                 )
                 with contextlib.suppress(OSError):  # the client went away, also in TLS
-                    served.next_answer(asked)(Talk(self, served.ending))
+                    served.next_answer(asked)(Talk(self, asked, served.ending))
 
             def do_POST(self) -> None:
                 self.do_GET()
@@ -110,8 +111,11 @@ class _QuietServer(ThreadingHTTPServer):
 class Talk:
     """One exchange, as an answer sees it."""
 
-    def __init__(self, handler: BaseHTTPRequestHandler, ending: threading.Event) -> None:
+    def __init__(
+        self, handler: BaseHTTPRequestHandler, asked: Asked, ending: threading.Event
+    ) -> None:
         self._handler = handler
+        self.asked = asked
         self.ending = ending
 
     def head(self, status: int, **headers: object) -> None:

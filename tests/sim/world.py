@@ -6,6 +6,7 @@ file systems of a few MiB made by mkfs.ext4; tests skip where e2fsprogs is missi
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -17,10 +18,11 @@ from pathlib import Path
 from typing import Final, Self
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from images.build import build as build_payload
 from images.release import ImageFacts, encode_image_facts, encode_payload_facts, facts_of
-from images.signing import keygen, load_private_key
+from images.signing import public_pem
 from partitions.disk_image import create_disk
 from partitions.layout import read_layout
 from partitions.slots import Slot
@@ -86,6 +88,12 @@ interval_secs = 0.1
 """
 
 
+@functools.cache
+def payload_key() -> rsa.RSAPrivateKey:
+    """Return the key that payloads are signed with, made once in this process."""
+    return rsa.generate_private_key(public_exponent=65537, key_size=2048)
+
+
 @dataclass
 class World:
     """One node and what it follows.
@@ -95,20 +103,28 @@ class World:
         repository: what is signed; `release` adds to it.
         payloads: the mirror.
         images: the image file of each version.
+        image_size: their bytes.
     """
 
     folder: Path
     stack: ExitStack = field(default_factory=ExitStack)
     images: dict[str, Path] = field(default_factory=dict)
     health: list[str] = field(default_factory=lambda: ["true"])
+    image_size: int = IMAGE_BYTES
 
     def __enter__(self) -> Self:
         if shutil.which("mkfs.ext4", path=TOOLS) is None:
             pytest.skip("mkfs.ext4 is not installed (package e2fsprogs)")
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
-        keygen(self.folder / "payload")
+        (self.folder / "payload.pub.pem").write_bytes(public_pem(payload_key().public_key()))
         self.repository = TufRepository(lambda: datetime.now(UTC))
+        with self.stack:  # a world that cannot be made leaves no server behind
+            self._make()
+            self.stack = self.stack.pop_all()
+        return self
+
+    def _make(self) -> None:
         self.server = self.stack.enter_context(RepositoryServer(self.repository))
         self.payloads = self.stack.enter_context(PayloadServer())
         image = self.image("1.0.0", rollback_index=1)
@@ -117,7 +133,6 @@ class World:
         create_disk(read_layout(layout), self.disk, images={"usr": image})
         self.write_settings()
         self.release("1.0.0", rollback_index=1)
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.stack.close()
@@ -161,12 +176,12 @@ class World:
         )
         (own / "image.toml").write_bytes(encode_image_facts(facts))
         (own / "root.json").write_bytes(self.repository.bootstrap)
-        (tree / "random").write_bytes(os.urandom(IMAGE_BYTES // 2))
-        (tree / "text").write_bytes(f"version {version}\n".encode() * 50_000)
+        (tree / "random").write_bytes(os.urandom(self.image_size // 2))
+        (tree / "text").write_bytes(f"version {version}\n".encode() * (self.image_size // 170))
         image = self.folder / f"{version}.ext4"
         tool = shutil.which("mkfs.ext4", path=TOOLS)
         assert tool is not None
-        size = f"{IMAGE_BYTES // 1024}k"
+        size = f"{self.image_size // 1024}k"
         command = [tool, "-q", "-F", "-d", str(tree), "-O", "^has_journal", str(image), size]
         subprocess.run(command, check=True, capture_output=True)
         shutil.rmtree(tree)
@@ -178,8 +193,7 @@ class World:
         if version not in self.images:
             self.image(version, rollback_index=rollback_index)
         output = self.folder / f"{version}.crau"
-        key = load_private_key(self.folder / "payload.key.pem")
-        build_payload([("usr", self.images[version])], output, keys=[key])
+        build_payload([("usr", self.images[version])], output, keys=[payload_key()])
         return output
 
     def release(self, version: str, *, rollback_index: int, **channel: object) -> bytes:
@@ -220,12 +234,12 @@ class World:
         """Return the node as a fresh process of the present boot would build it."""
         return build(self.settings())
 
-    def slot_bytes(self, slot: Slot, size: int = IMAGE_BYTES) -> bytes:
+    def slot_bytes(self, slot: Slot, size: int | None = None) -> bytes:
         """Return what a slot's partition holds."""
         region = self.node().regions(slot)["usr"]
         with self.disk.open("rb") as file:
             file.seek(region.offset)
-            return file.read(size)
+            return file.read(self.image_size if size is None else size)
 
     def image_bytes(self, version: str) -> bytes:
         return self.images[version].read_bytes()

@@ -205,7 +205,7 @@ class NotBeforeError(PolicyError):
     """The channel document is not in force yet."""
 
     code = "not-before"
-    hint = "Wait until then; `bascule why` shows the time."
+    hint = "Wait until then; `bascule status` shows the time."
 
 
 class StopSkippedError(PolicyError):
@@ -240,7 +240,7 @@ class PinnedError(PolicyError):
     """The node is pinned to another version."""
 
     code = "pinned"
-    hint = "`bascule unpin` lets the node follow its channel again."
+    hint = "Name no version, and the node follows its channel again."
 
 
 class EngineTooOldError(PolicyError):

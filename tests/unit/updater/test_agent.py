@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from updater import agent
 from updater.agent import (
     Check,
+    Confirm,
     Examine,
     FallBack,
     Install,
@@ -29,6 +30,7 @@ from updater.state import NodeState, Update
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)
+LATE: Final = timedelta(minutes=5)  # uptime at which a trial should have shown its health
 SECOND: Final = timedelta(seconds=1)
 OPEN: Final = GateVerdict(code="reboot-automatic", sentence="open", is_open=True)
 CLOSED: Final = GateVerdict(code="reboot-manual", sentence="closed", is_open=False)
@@ -51,8 +53,9 @@ PLAIN: Final = View(
     first_check=timedelta(0),
     longest_pause=timedelta(days=1),
     gates=(OPEN,),
-    trial_deadline=timedelta(minutes=5),
+    trial_deadline=LATE,
     can_fall_back=True,
+    booted_confirmed=False,
     health_interval=5 * SECOND,
 )
 
@@ -65,6 +68,7 @@ def answer(state: State, node: Mapping[str, object], **view: object) -> agent.Ac
 
 
 HEALTHY: Final = {"healthy_boot": "boot-2"}
+SEEN: Final = {"last_examined": timedelta(minutes=1)}
 
 TABLE: Final = [
     # state, memory, view, what is done
@@ -96,8 +100,15 @@ TABLE: Final = [
     (State.REBOOTING, {}, {}, Reboot),
     (State.TRIAL, {}, {}, Examine),
     (State.TRIAL, {}, {"last_examined": timedelta(minutes=2)}, Wait),
-    (State.TRIAL, {}, {"uptime": timedelta(minutes=5)}, FallBack),
-    (State.TRIAL, {}, {"uptime": timedelta(minutes=5), "can_fall_back": False}, Examine),
+    (State.TRIAL, {}, {"uptime": LATE, **SEEN}, FallBack),
+    (State.TRIAL, {}, {"uptime": LATE}, Examine),
+    (State.TRIAL, {}, {"uptime": LATE, "can_fall_back": False, **SEEN}, Examine),
+    (State.TRIAL, {}, {"uptime": timedelta(hours=5), "booted_confirmed": True, **SEEN}, Confirm),
+    (State.INSTALLING, {"permit": "held", **HEALTHY}, {}, ReturnPermit),
+    (State.INSTALLING, {"permit": "held"}, {"last_examined": timedelta(minutes=2)}, Install),
+    (State.ARMED, {}, {"reboot_retry_at": timedelta(minutes=3)}, Wait),
+    (State.ARMED, {"permit": "held", **HEALTHY}, {"reboot_retry_at": LATE}, ReturnPermit),
+    (State.ARMED, {"permit": "held"}, {"reboot_retry_at": timedelta(minutes=2)}, Reboot),
     (State.TRIAL, {"update": None}, {"uptime": timedelta(days=1)}, Examine),
 ]
 
@@ -199,9 +210,11 @@ def views(*states: State) -> st.SearchStrategy[View]:
         gates=gate_rows,
         trial_deadline=st.timedeltas(min_value=SECOND, max_value=timedelta(hours=1)),
         can_fall_back=st.booleans(),
+        booted_confirmed=st.booleans(),
         health_interval=st.timedeltas(min_value=SECOND / 10, max_value=HOUR),
         last_examined=st.none() | uptimes,
         return_retry_at=st.none() | uptimes,
+        reboot_retry_at=st.none() | uptimes,
     )
 
 
@@ -234,9 +247,23 @@ def test_a_permit_is_asked_for_only_when_it_could_be_used_at_once(
 @UNTIMED
 @given(views(State.TRIAL), times)
 def test_no_trial_outlives_its_deadline(view: View, now: datetime) -> None:
-    late = view.uptime >= view.trial_deadline
-    can_end = view.node.update is not None and view.can_fall_back
+    """But a system that is confirmed already, or was not looked at yet, is not thrown out."""
+    late = view.uptime >= view.trial_deadline and view.last_examined is not None
+    can_end = view.node.update is not None and view.can_fall_back and not view.booted_confirmed
     assert (decide(view, now) == FallBack()) == (late and can_end)
+
+
+@UNTIMED
+@given(views(State.TRIAL), times)
+def test_a_late_trial_is_looked_at_once_and_then_goes_back(view: View, now: datetime) -> None:
+    node = msgspec.structs.replace(view.node, update=UPDATE)
+    uptime = view.trial_deadline + view.uptime
+    view = replace(view, node=node, uptime=uptime, can_fall_back=True, booted_confirmed=False)
+    action = decide(view, now)
+    if isinstance(action, Examine):
+        assert view.last_examined is None
+        action = decide(replace(view, last_examined=view.uptime), now)
+    assert action == FallBack()
 
 
 @UNTIMED

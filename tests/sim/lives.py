@@ -1,0 +1,71 @@
+"""What tests do to a `World`'s node besides taking steps: make time pass, begin a new process."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import pytest
+
+from tests.sim.world import World
+from updater import node as node_module
+from updater.agent import Wait
+from updater.engine import Engine
+from updater.machine_model import BOOT_FILE, BootRecord
+from updater.node import Node
+from updater.rooms import ROOM_ERRORS
+from updater.state import NodeState
+
+FAR_AWAY_SECS = 10_000.0  # beyond every deadline of the settings
+
+
+def memory_of(world: World) -> NodeState:
+    """Return what is remembered on disk."""
+    return world.node().store.read_state()
+
+
+def due_now(world: World) -> None:
+    """Make the next check due."""
+    node = world.node()
+    node.keep(node.store.read_state(), next_check=None, checks_failed=0)
+
+
+def let_time_pass(world: World, seconds: float = FAR_AWAY_SECS) -> None:
+    """Make the present boot so much older."""
+    path = world.folder / "run" / BOOT_FILE
+    record = msgspec.json.decode(path.read_bytes(), type=BootRecord)
+    older = msgspec.structs.replace(record, began=record.began - seconds)
+    path.write_bytes(msgspec.json.encode(older))
+
+
+def new_process(world: World, monkeypatch: pytest.MonkeyPatch) -> Node:
+    """Return the node as another process of the same boot sees it."""
+    monkeypatch.setattr(node_module, "_START", os.urandom(8).hex())
+    return world.node()
+
+
+def live(world: World, *, steps: int = 60) -> list[str]:
+    """Let the node live until it rests in IDLE, through boots and refusals; returns its codes.
+
+    Raises:
+        AssertionError: it never rests.
+    """
+    engine = Engine(node=world.node())
+    codes: list[str] = []
+    for _ in range(steps):
+        try:
+            wait = engine.step()
+        except ROOM_ERRORS as error:
+            codes.append(error.code)
+            continue
+        if not isinstance(wait, Wait):
+            continue
+        codes.append(wait.code)
+        if wait.code == "idle":
+            return codes
+        if wait.code == "rebooting":
+            engine = Engine(node=world.boot())
+        elif wait.code == "health-pending":
+            let_time_pass(world)
+            engine = Engine(node=world.node(), last_verdict=engine.last_verdict)
+    raise AssertionError(f"the node never rests: {codes}")
