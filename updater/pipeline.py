@@ -23,6 +23,7 @@ import msgspec
 from images.operations import check_blob, decode, memory_bytes, writes, zeros
 from images.payload import Operation, Step
 from images.reader import Metadata, PayloadDigests
+from updater.allocator import reuse_large_buffers
 from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 
@@ -127,10 +128,12 @@ class Pipeline:
 
     def run(self) -> None:
         """Write all that the journal does not name, flush it, and note it."""
+        reuse_large_buffers()
         workers = self._plan.workers or os.cpu_count() or 1
         feeder = threading.Thread(target=self._feed, name="download")
         with ThreadPoolExecutor(workers, thread_name_prefix="decode") as self._pool:
             feeder.start()
+            self._flusher.start()
             try:
                 self._drain()
                 self._flusher.finish()
@@ -252,6 +255,9 @@ class _Flusher:
         self._error: BaseException | None = None
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="flush")
+
+    def start(self) -> None:
+        """Begin to flush; `close` ends it."""
         self._thread.start()
 
     def mark(self, next_operation: int, blob_bytes: int) -> None:

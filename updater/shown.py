@@ -112,7 +112,8 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     confirmed = "confirmed" if facts["confirmed"] else "not confirmed"
     yield f"booted    {booted['version'] or 'unknown'} in slot {booted['slot']} ({confirmed})"
     if facts["target"] != booted["slot"]:
-        yield f"target    slot {facts['target']} at the next boot"
+        target = f"slot {facts['target']}" if facts["target"] else "nothing that we know"
+        yield f"target    {target} at the next boot"
     update = facts["update"]
     if update:
         yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"

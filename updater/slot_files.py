@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from partitions.slots import Region
 
 READ_TIMEOUT_SECS: Final = 20.0
-# debugfs announces itself on the first line of its error stream; it is not part of the file.
-_BANNER: Final = b"debugfs "
 
 
 class ToolMissingError(MachineError):

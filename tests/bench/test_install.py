@@ -32,7 +32,8 @@ pytestmark = pytest.mark.bench
 
 RUNS = 3
 IMAGE_SIZE = "1G"
-CONTENT_BYTES = 800 * 1024 * 1024
+INODES = "131072"
+CONTENT_BYTES = 750 * 1024 * 1024
 SOURCES = (sysconfig.get_paths()["stdlib"], "/usr/lib", "/usr/share", "/usr/bin")
 TOOLS = "/usr/sbin:/sbin:/usr/bin:/bin"
 LAYOUT = """\
@@ -42,7 +43,7 @@ partition = [
 ]
 """
 NGINX = """\
-daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+user root; daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
 events {{}}
 http {{ access_log off; sendfile on;
   client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
@@ -64,17 +65,19 @@ def make_image(folder: Path) -> Path:
     tree, copied = folder / "tree", 0
     for base in SOURCES:
         for source in sorted(Path(base).rglob("*")):
-            if copied >= CONTENT_BYTES:
-                break
             if source.is_symlink() or not source.is_file() or not os.access(source, os.R_OK):
+                continue
+            if copied + source.stat().st_size > CONTENT_BYTES:
                 continue
             target = tree / str(source).lstrip("/")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
             copied += source.stat().st_size
     image = folder / "image.ext4"
-    command = [tool("mkfs.ext4"), "-q", "-F", "-d", str(tree), "-O", "^has_journal", str(image)]
-    subprocess.run([*command, IMAGE_SIZE], check=True, capture_output=True)
+    command = [tool("mkfs.ext4"), "-q", "-F", "-d", str(tree), "-O", "^has_journal"]
+    subprocess.run(
+        [*command, "-N", INODES, str(image), IMAGE_SIZE], check=True, capture_output=True
+    )
     shutil.rmtree(tree)
     return image
 

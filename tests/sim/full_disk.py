@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-SIZE_BYTES = 64 * 1024
+SIZE_BYTES = 256 * 1024
 
 
 @contextlib.contextmanager

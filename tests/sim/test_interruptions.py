@@ -56,6 +56,8 @@ def test_a_confirmation_cut_after_the_loader_was_told_is_finished_however_late(
     engine = to_trial(world)
     engine.node.loader.confirm(Slot.B)
     let_time_pass(world)
+    world.health = ["false"]  # it was healthy when it was confirmed; that stands
+    world.write_settings()
     assert live(world)[-1] == "idle"
     assert world.node().boot().slot is Slot.B
     assert world.node().store.read_denied() == {}

@@ -21,7 +21,7 @@ from tests.sim.lives import due_now, let_time_pass, live, memory_of, new_process
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import checking, rebooting, updating
-from updater.checking import ArmedAlreadyError, ArmedWithdrawnError, withdraw
+from updater.checking import ArmedAlreadyError, withdraw
 from updater.daemon import Daemon
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
 from updater.errors import EXIT_ARMED, IllegalTransitionError, StateError
@@ -408,30 +408,6 @@ class TestAnOrderlyShutdown:
         Daemon(node).run()
         return world.boot()
 
-    def test_gives_the_try_back(self, world: World) -> None:
-        world.health = sick_of("2.0.0")
-        world.write_settings()
-        run_until(Engine(node=on_trial(world)), "health-pending")
-        node = self.shut_down(world)
-        assert node.boot().slot is Slot.B
-        assert memory(node).state is State.TRIAL
-        assert node.store.read_denied() == {}
-
-    def test_gives_it_back_a_few_times_only(self, world: World) -> None:
-        """Or a trial need never end."""
-        world.health = sick_of("2.0.0")
-        world.write_settings()
-        node = on_trial(world)
-        for _ in range(rebooting.TRIES_GIVEN_BACK_MAX):
-            run_until(Engine(node=node), "health-pending")
-            node = self.shut_down(world)
-            assert node.boot().slot is Slot.B
-        run_until(Engine(node=node), "health-pending")
-        node = self.shut_down(world)
-        assert node.boot().slot is Slot.A
-        assert memory(node).state is State.IDLE
-        assert "2.0.0" in node.store.read_denied()
-
     def test_that_goes_back_gives_nothing_back(self, world: World) -> None:
         world.health = sick_of("2.0.0")
         world.write_settings()
@@ -507,18 +483,6 @@ class TestARolloutThatTheServerStopped:
 
 
 class TestAWithdrawnRelease:
-    def test_is_taken_back_while_it_is_armed(self, world: World) -> None:
-        node = armed(world)
-        world.repository.promote("2.0.0", withdrawn=("2.0.0",))
-        due_now(world)
-        with pytest.raises(ArmedWithdrawnError):
-            Engine(node=node).step()
-        found = memory_of(world)
-        assert (found.state, found.update) == (State.IDLE, None)
-        loader = node.loader.read()
-        assert (loader.target, loader.slots[Slot.B]) == (Slot.A, DISARMED)
-        assert node.store.read_denied() == {}
-
     def test_makes_no_difference_to_a_rollback(self, world: World) -> None:
         on_trial(world, rollback_index=1)
         world.write_settings(reboot='"manual"')

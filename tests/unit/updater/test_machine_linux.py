@@ -1,0 +1,152 @@
+"""The keeper for real machines, as far as a test may go without rebooting one."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import pytest
+from typing_extensions import override
+
+from images.errors import DocumentInvalidError
+from images.release import ImageFacts, encode_image_facts
+from partitions.disk_image import create_disk
+from partitions.layout import read_layout
+from partitions.slots import PartRef, Slot, SlotLayout
+from tests.sim.world import LAYOUT
+from updater.machine import (
+    IMAGE_FACTS_MAX_BYTES,
+    Boot,
+    BootedSlotError,
+    ImageFactsError,
+    MachineError,
+    RebootError,
+)
+from updater.machine_linux import LinuxMachine
+
+SLOTS: Final[SlotLayout] = {
+    Slot.A: {"usr": PartRef(label="USR-A")},
+    Slot.B: {"usr": PartRef(label="USR-B")},
+}
+FACTS: Final = ImageFacts(
+    product="acme-os",
+    board="amd64-usr",
+    version="1.0.0",
+    rollback_index=1,
+    built=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Path:
+    (tmp_path / "disk.toml").write_text(LAYOUT)
+    create_disk(read_layout(tmp_path / "disk.toml"), tmp_path / "disk.img", images={})
+    return tmp_path / "disk.img"
+
+
+def machine(
+    disk: Path, *, alias: str = "", reboot_command: Sequence[str] = ("true",)
+) -> LinuxMachine:
+    """Return a machine whose running tree is a folder beside the disk."""
+    root = disk.parent / "root"
+    (root / "usr/lib/bascule").mkdir(parents=True, exist_ok=True)
+    return LinuxMachine(
+        disk=disk,
+        layout=SLOTS,
+        machine_id_file=disk.parent / "machine-id",
+        alias=alias,
+        reboot_command=reboot_command,
+        root=root,
+    )
+
+
+class BootedMachine(LinuxMachine):
+    """Says that slot A runs: no test can make it so."""
+
+    @override
+    def boot(self) -> Boot:
+        return Boot(slot=Slot.A, boot_id="boot")
+
+
+def test_a_system_that_runs_from_elsewhere_is_in_none_of_the_slots(disk: Path) -> None:
+    with pytest.raises(BootedSlotError, match="on none of the slots of"):
+        machine(disk).boot()
+
+
+def test_it_has_been_up_for_a_while_and_longer_each_time(disk: Path) -> None:
+    found = machine(disk)
+    first = found.uptime()
+    assert timedelta(0) < first <= found.uptime()
+
+
+def test_it_is_who_its_machine_id_says(disk: Path) -> None:
+    with pytest.raises(MachineError, match="machine-id: No such file"):
+        machine(disk).identity()
+    (disk.parent / "machine-id").write_text("0123456789abcdef0123456789abcdef\n")
+    identity = machine(disk, alias="node-1").identity()
+    assert (identity.machine_id, identity.host) == ("0123456789abcdef0123456789abcdef", "node-1")
+    assert (
+        machine(disk).identity().host
+        == subprocess.run(["hostname"], capture_output=True, text=True, check=True).stdout.strip()
+    )
+
+
+def test_a_reboot_is_ordered_by_the_command_of_the_settings(disk: Path, tmp_path: Path) -> None:
+    machine(disk, reboot_command=["touch", str(tmp_path / "ordered")]).reboot()
+    assert (tmp_path / "ordered").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [(["false"], "ended with status 1"), (["/nowhere/reboot"], "cannot be started")],
+)
+def test_a_reboot_command_that_fails_is_said(disk: Path, command: list[str], why: str) -> None:
+    with pytest.raises(RebootError, match=why) as caught:
+        machine(disk, reboot_command=command).reboot()
+    assert caught.value.code == "reboot-command"
+
+
+def test_a_system_that_runs_tests_is_not_shutting_down(disk: Path) -> None:
+    assert machine(disk).is_stopping() is False
+
+
+class TestTheFactsOfTheRunningImage:
+    def facts_file(self, disk: Path) -> Path:
+        machine(disk)
+        return disk.parent / "root/usr/lib/bascule/image.toml"
+
+    def booted(self, disk: Path) -> LinuxMachine:
+        plain = machine(disk)
+        return BootedMachine(
+            disk=disk,
+            layout=SLOTS,
+            machine_id_file=disk.parent / "machine-id",
+            alias="",
+            reboot_command=["true"],
+            root=plain._root,
+        )
+
+    def test_are_read_from_its_tree(self, disk: Path) -> None:
+        self.facts_file(disk).write_bytes(encode_image_facts(FACTS))
+        assert self.booted(disk).image_facts(Slot.A) == FACTS
+
+    def test_may_be_missing(self, disk: Path) -> None:
+        with pytest.raises(ImageFactsError, match=r"image\.toml cannot be read: No such file"):
+            self.booted(disk).image_facts(Slot.A)
+
+    def test_are_bounded(self, disk: Path) -> None:
+        self.facts_file(disk).write_bytes(b"#" * (IMAGE_FACTS_MAX_BYTES + 1))
+        with pytest.raises(ImageFactsError, match="longer than"):
+            self.booted(disk).image_facts(Slot.A)
+
+    def test_may_be_nonsense(self, disk: Path) -> None:
+        self.facts_file(disk).write_bytes(b"product = ")
+        with pytest.raises(DocumentInvalidError):
+            self.booted(disk).image_facts(Slot.A)
+
+    def test_of_an_empty_slot_are_none(self, disk: Path) -> None:
+        with pytest.raises(MachineError):
+            self.booted(disk).image_facts(Slot.B)

@@ -1,0 +1,26 @@
+"""What glibc's allocator must be told by a process that passes a gigabyte through in megabytes.
+
+By default each buffer of a megabyte is mapped and unmapped, and the kernel clears every page of
+it anew: measured, a full install of 1 GiB then takes 3.5 s instead of 2.4 s, of which 1.4 s are
+system time. With higher thresholds (mallopt(3)) freed buffers are used again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
+# The largest that glibc takes on 64 bits is 32 MiB; larger values count as an error there.
+_MMAP_THRESHOLD_BYTES: Final = 32 * 1024 * 1024
+_TRIM_THRESHOLD_BYTES: Final = 64 * 1024 * 1024
+
+
+def reuse_large_buffers() -> bool:
+    """Keep freed buffers for the next one; tells whether the C library can do that."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # not glibc: nothing is lost but time
+        return False
+    mapped = mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
+    return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES))
