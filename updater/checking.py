@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +14,7 @@ from updater import ENGINE_VERSION
 from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
 from updater.lifecycle import Event, State
 from updater.rooms import ROOM_ERRORS, AnyRoomError
+from updater.schedule import SERVER_HINT_MAX, next_check
 from updater.state import NodeState, Update
 from updater.steering import Hint, Self
 from updater.trust.errors import NothingNewerError
@@ -24,12 +24,8 @@ from updater.trust.view import Identity, PayloadTarget, VerifiedRelease
 if TYPE_CHECKING:
     from images.release import ChannelDocument, ImageFacts
     from updater.node import Node
-    from updater.settings import ServerSettings
 
 log = logging.getLogger(__name__)
-
-BACKOFF_MAX: Final = timedelta(hours=4)
-SERVER_HINT_MAX: Final = timedelta(hours=24)  # a server may slow a node down, not switch it off
 
 
 class ServerHoldsError(NothingNewerError):
@@ -216,36 +212,6 @@ def present(node: Node, memory: NodeState) -> Self:
         boot_id=boot.boot_id,
         state=resting.value,
         slot=boot.slot.value,
-    )
-
-
-def next_check(
-    now: datetime, *, interval: timedelta, jitter_share: float, chance: float, failures: int
-) -> datetime:
-    """Return when to ask again: the interval, doubled with each failure, and jittered.
-
-    Args:
-        now: the time.
-        interval: the usual pause.
-        jitter_share: how much of the pause is up to chance, 0 to 1.
-        chance: in [0, 1).
-        failures: failed checks in a row.
-    """
-    pause = min(interval * (1 << min(failures, 16)), max(BACKOFF_MAX, interval))
-    return now + pause * (1 + jitter_share * (2 * chance - 1))
-
-
-def longest_pause(server: ServerSettings) -> timedelta:
-    """Return the longest pause that `next_check` and a server's hint can come to."""
-    interval = timedelta(seconds=server.poll_interval_secs)
-    return max(interval, BACKOFF_MAX, SERVER_HINT_MAX) * (1 + server.poll_jitter_share)
-
-
-def first_check(server: ServerSettings, boot_id: str) -> timedelta:
-    """Return the uptime of the first check: jittered, and the same for all of one boot."""
-    chance = zlib.crc32(boot_id.encode()) / 2**32
-    return timedelta(seconds=server.first_check_secs) * (
-        1 + server.poll_jitter_share * (2 * chance - 1)
     )
 
 

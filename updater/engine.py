@@ -10,7 +10,7 @@ from datetime import timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from updater import agent, checking, rebooting, updating
+from updater import agent, checking, rebooting, schedule, updating
 from updater.lifecycle import State
 from updater.permit.contract import Waiting
 from updater.rooms import ROOM_ERRORS
@@ -92,8 +92,8 @@ class Engine:
             boot_id=boot.boot_id,
             uptime=node.machine.uptime(),
             checks_automatic=node.settings.updates.automatic,
-            first_check=checking.first_check(node.settings.server, boot.boot_id),
-            longest_pause=checking.longest_pause(node.settings.server),
+            first_check=schedule.first_check(node.settings.server, boot.boot_id),
+            longest_pause=schedule.longest_pause(node.settings.server),
             gates=node.gates(memory),
             trial_deadline=timedelta(seconds=health.deadline_secs),
             can_fall_back=trial and rebooting.can_fall_back(node),

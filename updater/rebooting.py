@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from updater.checking import next_check, withdraw
+from updater.checking import withdraw
 from updater.errors import (
     EXIT_NOTHING,
     IllegalTransitionError,
@@ -20,6 +20,7 @@ from updater.health import HealthVerdict, examine
 from updater.lifecycle import Event, State
 from updater.permit.contract import Permit, Waiting
 from updater.rooms import ROOM_ERRORS
+from updater.schedule import next_check
 from updater.state import Failure, NodeState, Report, SlotRecord, Update
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from updater.checking import first_check
 from updater.lifecycle import COMPATIBLE_NAMES, State
 from updater.rooms import ROOM_ERRORS
+from updater.schedule import first_check
 
 if TYPE_CHECKING:
     from partitions.slots import Slot

@@ -14,7 +14,7 @@ import msgspec
 from images.errors import ImagesError, PayloadError, PayloadRefusedError
 from images.signing import TrustedKeys, load_public_keys
 from partitions.slots import Slot
-from updater.checking import Found, look, next_check
+from updater.checking import Found, look
 from updater.download import Download, DownloadStoppedError, Patience
 from updater.errors import RefusedError, StateError, UnreachableError
 from updater.install import (
@@ -30,6 +30,7 @@ from updater.pipeline import PayloadDigestError, Shell
 from updater.plan import Plan, check_fit
 from updater.progress import Progress
 from updater.rooms import ROOM_ERRORS, AnyRoomError
+from updater.schedule import next_check
 from updater.state import Failure, Journal, NodeState, Report, SlotRecord, Update
 from updater.trust.errors import NothingNewerError
 

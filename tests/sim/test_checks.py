@@ -15,11 +15,11 @@ from tests.sim.lives import due_now, memory_of
 from tests.sim.payload_server import Manners
 from tests.sim.world import World, run_until
 from updater import checking, shown
-from updater.checking import SERVER_HINT_MAX
 from updater.engine import Engine
 from updater.errors import EngineBusyError
 from updater.lifecycle import State
 from updater.rooms import ROOM_ERRORS
+from updater.schedule import SERVER_HINT_MAX
 from updater.state import NodeState
 from updater.steering import ServerUnreachableError
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from images.errors import PayloadSignatureError
 from images.release import tuf_payload_path
 from partitions.boot.control import SlotState
 from partitions.boot.gptprio import GptPriorities
@@ -18,6 +19,7 @@ from partitions.slots import Slot
 from tests.sim.director import Director
 from tests.sim.full_disk import read_only
 from tests.sim.lives import due_now, let_time_pass, live, memory_of, new_process
+from tests.sim.payload_server import Manners
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import checking, rebooting, updating
@@ -818,6 +820,22 @@ class TestAFailedInstall:
         assert memory_of(world).state is State.IDLE
         loader = node.loader.read()
         assert (loader.target, loader.slots[Slot.B]) == (Slot.A, DISARMED)
+
+    def test_once_it_wrote_leaves_the_slot_unable_to_boot(self, world: World) -> None:
+        """Promise 3: what was whole and confirmed there is neither from the first byte on."""
+        on_trial(world, rollback_index=1)
+        live(world)
+        node = world.node()
+        assert node.loader.read().slots[Slot.A] == CONFIRMED
+        data = world.release("3.0.0", rollback_index=3)
+        world.payloads.manners = Manners(flip_at=len(data) - 20)  # of the signature at the end
+        due_now(world)
+        with pytest.raises(PayloadSignatureError):
+            Engine(node=node).step()
+        assert world.slot_bytes(Slot.A) != world.image_bytes("1.0.0")
+        loader = node.loader.read()
+        assert (loader.target, loader.slots[Slot.A]) == (Slot.B, DISARMED)
+        assert world.boot().boot().slot is Slot.B
 
     def test_before_the_first_byte_keeps_the_way_back(self, world: World) -> None:
         """What does not fit must not cost the slot that a person could roll back to."""

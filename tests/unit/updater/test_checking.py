@@ -7,13 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from updater.checking import (
-    BACKOFF_MAX,
-    SERVER_HINT_MAX,
-    first_check,
-    longest_pause,
-    next_check,
-)
+from updater.schedule import BACKOFF_MAX, SERVER_HINT_MAX, first_check, longest_pause, next_check
 from updater.settings import ServerSettings
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)

@@ -50,6 +50,14 @@ def codes(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [text.split("code=")[1].split()[0] for text in messages if "step failed" in text]
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait a minute at most for what takes a moment; the test then sees what came of it."""
+    for _ in range(30_000):
+        if condition():
+            return
+        time.sleep(0.002)
+
+
 class OddPermits(NoPermits):
     """Never grants; waiting for it fails in a new way each time, then ends the service."""
 
@@ -128,8 +136,7 @@ class TestTheWorker:
         """End the service as soon as `file` is there."""
 
         def watch() -> None:
-            while not file.exists():
-                time.sleep(0.002)
+            wait_until(file.exists)
             node.stop.set()
 
         thread = threading.Thread(target=watch)
@@ -189,8 +196,7 @@ class TestTheRealWorker:
         node = world.node()
 
         def watch() -> None:
-            while memory_of(world).state is not State.ARMED:
-                time.sleep(0.01)
+            wait_until(lambda: memory_of(world).state is State.ARMED)
             node.stop.set()
 
         watcher = threading.Thread(target=watch)

@@ -38,6 +38,8 @@ from updater.trust.fetcher import open_session
 
 DATA: Final = random.Random(1).randbytes(1_000_000)
 NAME: Final = "payload.crau"
+LOOK_SECS: Final = 0.002
+LOOKS: Final = 30_000  # a minute, for what takes a moment
 RATE_WINDOW_BYTES: Final = int(MIN_RATE_BYTES * RATE_WINDOW_SECS)  # less in a window is too slow
 PIECE: Final = 100_000  # as the pipeline reads: a blob at a time
 FAST: Final = Patience(idle_timeout_secs=10, retries=2, retry_delay_secs=0.001)
@@ -364,6 +366,25 @@ class TestTheSignedSize:
         assert source.received == len(DATA)
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for another thread.
+
+    Raises:
+        AssertionError: it never comes to that.
+    """
+    for _ in range(LOOKS):
+        if condition():
+            return
+        time.sleep(LOOK_SECS)
+    raise AssertionError("the other thread never comes to that")
+
+
+def ended(thread: threading.Thread) -> None:
+    """Wait for the end of a thread, that should be near."""
+    thread.join(LOOKS * LOOK_SECS)
+    assert not thread.is_alive()
+
+
 def in_a_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
     """Start `work`; returns its thread and what it raised, once it has ended."""
     raised: list[BaseException] = []
@@ -390,10 +411,9 @@ class TestStopping:
         server = scripted(stack, answer)
         source = download(stack, server.base, patience=DAY)
         thread, raised = in_a_thread(lambda: source.read_exactly(8000))
-        while not server.asked:
-            time.sleep(0.001)
+        wait_until(lambda: bool(server.asked))
         source.interrupt()
-        thread.join()
+        ended(thread)
         assert [type(error) for error in raised] == [DownloadStoppedError]
 
     def test_ends_the_pause_between_two_tries(self, stack: ExitStack) -> None:
@@ -403,10 +423,9 @@ class TestStopping:
             source = download(stack, server.base, patience=DAY, stop=stop)
             server.requests.clear()
             thread, raised = in_a_thread(lambda source=source: source.read_exactly(1))  # type: ignore[misc]
-            while not server.requests:
-                time.sleep(0.001)
+            wait_until(lambda: bool(server.requests))
             source.interrupt() if end == "interrupt" else stop.set()
-            thread.join()
+            ended(thread)
             assert [type(error) for error in raised] == [DownloadStoppedError], end
 
     def test_comes_before_the_first_byte(self, stack: ExitStack) -> None:
@@ -478,10 +497,9 @@ class TestTls:
             self.source(stack, tls, server, hasty).read_exactly(1)
         source = self.source(stack, tls, server, DAY)
         thread, raised = in_a_thread(lambda: source.read_exactly(8000))
-        while len(server.asked) < 2:
-            time.sleep(0.001)
+        wait_until(lambda: len(server.asked) >= 2)
         source.interrupt()
-        thread.join()
+        ended(thread)
         assert [type(error) for error in raised] == [DownloadStoppedError]
 
     def test_a_stranger_is_not_asked(self, stack: ExitStack, tls: TlsFiles) -> None:

@@ -34,6 +34,7 @@ from updater.state import Journal
 from updater.trust.fetcher import open_session
 
 MIB: Final = 1024 * 1024
+LIMIT_SECS: Final = 60.0  # for what takes a moment
 BACKGROUND: Final = b"\xee"
 ROOT_AT: Final = 1 * MIB
 BOOT_AT: Final = 10 * MIB
@@ -380,7 +381,7 @@ class SlowWriter(RegionWriter):
 
     @override
     def write_at(self, offset: int, data: bytes | memoryview) -> None:
-        self.ahead.wait()
+        self.ahead.wait(LIMIT_SECS)
         super().write_at(offset, data)
 
 
@@ -494,7 +495,7 @@ class TestAFailure:
         class LateWriter(RegionWriter):
             @override
             def write_at(self, offset: int, data: bytes | memoryview) -> None:
-                failing.wait()
+                failing.wait(LIMIT_SECS)
                 raise DeviceWriteError("gone")
 
         class Source(Download):

@@ -294,9 +294,16 @@ class TestTelling:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    """Wait for another thread; for ever, if it never comes: the run's own limit ends that."""
-    while not condition():
+    """Wait for another thread.
+
+    Raises:
+        AssertionError: it never comes to that.
+    """
+    for _ in range(30_000):  # a minute, for what takes a moment
+        if condition():
+            return
         time.sleep(0.002)
+    raise AssertionError("the other thread never comes to that")
 
 
 class TestReporter:
