@@ -74,7 +74,7 @@ def build(settings: Settings) -> Node:
         trust=cache(lambda: _trust(settings, machine, store, sessions)),
         permits=cache(lambda: _permits(settings.permit, machine, store)),
         http=sessions,
-        steering=_steering(settings, sessions),
+        director=_director(settings, sessions),
         progress=ProgressFile(Path(settings.node.run_folder), time.monotonic),
         stop=threading.Event(),
     )
@@ -164,13 +164,21 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _steering(settings: Settings, sessions: Callable[[], requests.Session]) -> Steering | None:
+def _director(
+    settings: Settings, sessions: Callable[[], requests.Session]
+) -> Callable[[], Steering] | None:
+    """Return what makes the Omaha client; its messages are loaded at the first question."""
     if not settings.server.omaha_url:
         return None
-    from updater.steering import Steering
 
-    return Steering(
-        settings.server.omaha_url,
-        session=sessions,
-        timeout_secs=settings.server.timeout_secs,
-    )
+    @cache
+    def steering() -> Steering:
+        from updater.steering import Steering
+
+        return Steering(
+            settings.server.omaha_url,
+            session=sessions,
+            timeout_secs=settings.server.timeout_secs,
+        )
+
+    return steering

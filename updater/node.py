@@ -59,7 +59,8 @@ class Node:
         clock: the time, with zone.
         chance: a number in [0, 1), for jitter.
         trust, permits, http: made when first needed, so that a status loads neither.
-        steering: how Omaha is asked; None for a node that follows its channel alone.
+        director: makes what asks Omaha, when first needed too; None for a node that follows its
+            channel alone.
         stop: set to end whatever is under way.
     """
 
@@ -73,9 +74,14 @@ class Node:
     trust: Callable[[], TrustClient]
     permits: Callable[[], PermitKeeper]
     http: Callable[[], requests.Session]
-    steering: Steering | None
+    director: Callable[[], Steering] | None
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def steering(self) -> Steering | None:
+        """How Omaha is asked; None for a node that follows its channel alone."""
+        return self.director() if self.director is not None else None
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[NodeState]:
