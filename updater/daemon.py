@@ -13,6 +13,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from types import FrameType
@@ -177,13 +178,18 @@ class Step:
         Raises:
             AnyRoomError: it failed; the memory says what follows.
         """
-        _end_with_parent()
-        signal.signal(signal.SIGTERM, lambda *_: self._node.stop.set())
+        end_with_parent()
+        stop_on_signal(self._node.stop)
         with contextlib.suppress(DownloadStoppedError):
             Engine(node=self._node).take(self._action)
 
 
-def _end_with_parent() -> None:
+def stop_on_signal(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM, so that what is flushed is noted before the process ends."""
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+
+def end_with_parent() -> None:
     """Ask the kernel for SIGKILL when the service dies: nobody would stop this process then."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from typing_extensions import override
 
+if TYPE_CHECKING:
+    from updater.state import Hold
+
+HELD: Final = "held"
 ROLLOUT_STOPPED: Final = "rollout-stopped"  # as the release desk says it
 
 
@@ -86,6 +90,27 @@ class RolloutGate:
         if self.check_code != ROLLOUT_STOPPED:
             return GateVerdict(code="rollout", sentence="no rollout is stopped", is_open=True)
         return GateVerdict(code=ROLLOUT_STOPPED, sentence=self.check_sentence, is_open=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HoldGate:
+    """A person said that this node must not reboot for now; `--now` does not pass it.
+
+    Attributes:
+        hold: the order, None when there is none.
+    """
+
+    hold: Hold | None
+
+    def verdict(self, now: datetime) -> GateVerdict:
+        """Say whether nobody holds the node."""
+        hold = self.hold
+        if hold is None or not hold.holds(now):
+            return GateVerdict(code="not-held", sentence="nobody holds this node", is_open=True)
+        end = f" until {hold.until.isoformat(timespec='seconds')}" if hold.until else ""
+        reason = f": {hold.reason}" if hold.reason else ""
+        sentence = f"{hold.by} holds this node{end}{reason}; `bascule unhold` ends it"
+        return GateVerdict(code=HELD, sentence=sentence, is_open=False, opens_at=hold.until)
 
 
 def examine(gates: Iterable[Gate], now: datetime) -> tuple[GateVerdict, ...]:

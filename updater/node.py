@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,7 @@ import msgspec
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
 from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, RebootPolicyGate, RolloutGate, examine
+from updater.gates import GateVerdict, HoldGate, RebootPolicyGate, RolloutGate, examine
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_FILE: Final = "engine.lock"
+LOCK_LOOK_SECS: Final = 0.05
 
 
 @dataclass(kw_only=True)
@@ -84,8 +86,12 @@ class Node:
         return self.director() if self.director is not None else None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[NodeState]:
+    def locked(self, *, patience_secs: float = 0) -> Iterator[NodeState]:
         """Hold the engine's lock and give the memory, recovered if a process or boot ended.
+
+        Args:
+            patience_secs: how long to wait for another process to let go. The service's own
+                looks take moments; an install takes minutes and is not waited for.
 
         Raises:
             EngineBusyError: another process works on this node.
@@ -95,10 +101,7 @@ class Node:
         self.store.prepare()
         descriptor = self._open_lock()
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EngineBusyError("another process works on this node") from None
+            self._lock(descriptor, time.monotonic() + patience_secs)
             yield self._recovered()
         finally:
             os.close(descriptor)
@@ -163,7 +166,16 @@ class Node:
         )
         by_person = node.update is not None and node.update.rollback
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
-        return examine((rollout, policy), self.clock())
+        hold = HoldGate(self.store.read_hold())
+        return examine((hold, rollout, policy), self.clock())
+
+    def _lock(self, descriptor: int, deadline: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline or self.stop.wait(LOCK_LOOK_SECS):
+                    raise EngineBusyError("another process works on this node") from None
 
     def _open_lock(self) -> int:
         path = self.store.folder / LOCK_FILE

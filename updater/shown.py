@@ -48,6 +48,8 @@ def status(node: Node) -> Facts:
         "next_check": _next_check(node, memory),
         "held_back_since": memory.newer_since.isoformat() if memory.newer_since else None,
         "permit": memory.permit,
+        "hold": _hold(node),
+        "pinned": _pinned(node),
         "last_failure": _failure(memory.last_failure),
         "denied": {
             version: failure.sentence for version, failure in node.store.read_denied().items()
@@ -105,8 +107,8 @@ def permit(group: GroupStatus) -> Facts:
     }
 
 
-def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the text of `bascule status`."""
+def status_lines(facts: Mapping[str, Any], *, bar: bool = False) -> Iterator[str]:
+    """Yield the text of `bascule status`; with `bar` also a bar while something is written."""
     booted = facts["booted"]
     yield f"state     {facts['state']}"
     confirmed = "confirmed" if facts["confirmed"] else "not confirmed"
@@ -114,11 +116,10 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["target"] != booted["slot"]:
         target = f"slot {facts['target']}" if facts["target"] else "nothing that we know"
         yield f"target    {target} at the next boot"
-    update = facts["update"]
-    if update:
-        yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"
+    yield from _update_lines(facts, bar=bar)
     if facts["waiting"]:
         yield f"waiting   {facts['waiting']['sentence']} [{facts['waiting']['code']}]"
+    yield from _order_lines(facts)
     check = facts["last_check"]
     if check["at"]:
         yield f"checked   {check['at']}: {check['sentence'] or 'done'} [{check['code']}]"
@@ -129,6 +130,26 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"failure   {failure['sentence']} [{failure['code']}]"
     for version, why in facts["denied"].items():
         yield f"refuses   {version}: {why}"
+
+
+def _update_lines(facts: Mapping[str, Any], *, bar: bool) -> Iterator[str]:
+    update = facts["update"]
+    if not update:
+        return
+    yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"
+    if bar and facts["state"] == State.INSTALLING.value and update["size"]:
+        from updater.terminal import bar as drawn
+
+        yield f"          {drawn(update['done'] / update['size'])}"
+
+
+def _order_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts["hold"]:
+        hold = facts["hold"]
+        end = f" until {hold['until']}" if hold["until"] else ""
+        yield f"held      by {hold['by']}{end}{': ' if hold['reason'] else ''}{hold['reason']}"
+    if facts["pinned"]:
+        yield f"pinned    to {facts['pinned']}"
 
 
 def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -184,6 +205,23 @@ def _waiting(node: Node, memory: NodeState) -> Facts | None:
             if not verdict.is_open:
                 return {"code": verdict.code, "sentence": verdict.sentence}
     return None
+
+
+def _hold(node: Node) -> Facts | None:
+    hold = node.store.read_hold()
+    if hold is None or not hold.holds(node.clock()):
+        return None
+    return {
+        "since": hold.since.isoformat(timespec="seconds"),
+        "by": hold.by,
+        "reason": hold.reason,
+        "until": hold.until.isoformat(timespec="seconds") if hold.until else None,
+    }
+
+
+def _pinned(node: Node) -> str | None:
+    pin = node.store.read_pin()
+    return pin.version if pin else None
 
 
 def _next_check(node: Node, memory: NodeState) -> str | None:
