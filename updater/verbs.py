@@ -295,6 +295,7 @@ def _permit_status(node: Node, _: NoOptions, _by: str) -> Facts:
 
 
 def _permit_set_max(node: Node, options: PlacesOptions, _by: str) -> Facts:
+    node.store.prepare()
     change = node.permits().set_max(options.places)
     return {"before": change.before, "after": change.after, "held": change.held}
 
@@ -303,6 +304,7 @@ def _permit_return(node: Node, options: ReturnOptions, _by: str) -> Facts:
     from updater import rebooting
 
     if options.holder:
+        node.store.prepare()
         gone = node.permits().return_for(options.holder)
         return {"returned": True, "id": gone.id, "host": gone.host}
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
