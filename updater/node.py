@@ -64,6 +64,7 @@ class Node:
         director: makes what asks Omaha, when first needed too; None for a node that follows its
             channel alone.
         stop: set to end whatever is under way.
+        beat: called now and then by what takes long in this process, so that it counts as alive.
     """
 
     settings: Settings
@@ -79,6 +80,7 @@ class Node:
     director: Callable[[], Steering] | None
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
+    beat: Callable[[], None] = field(default=lambda: None)
 
     @property
     def steering(self) -> Steering | None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -216,23 +215,6 @@ def test_a_wait_whose_end_has_come_is_short_and_none_is_long(
     assert pause(NOW - timedelta(days=1), NOW) == daemon.PAUSE_MIN_SECS
     assert pause(NOW + timedelta(days=1), NOW) == daemon.PAUSE_MAX_SECS
     assert pause(None, NOW) == daemon.PAUSE_MAX_SECS
-
-
-@pytest.mark.parametrize(
-    ("level", "message", "line"),
-    [
-        (logging.INFO, "state changed", "<6>state changed"),
-        (logging.WARNING, "step failed", "<4>step failed"),
-        (logging.ERROR, "trial failed", "<3>trial failed"),
-        (logging.DEBUG, "asking", "<7>asking"),
-        (logging.INFO, "a \x1b[2J b \x07", "<6>a ?[2J b ?"),
-    ],
-)
-def test_a_log_line_has_its_priority_and_no_control_characters(
-    level: int, message: str, line: str
-) -> None:
-    record = logging.LogRecord("updater", level, "", 0, message, None, None)
-    assert daemon._JournalFormatter("%(message)s").format(record) == line
 
 
 def test_waits_of_permits_are_known_by_their_code() -> None:
