@@ -161,7 +161,7 @@ class _Reader:
     def _days(self, begin: int | None, day: int) -> range:
         first = day if begin is None else begin
         if first > day:
-            raise self._error("a range of weekdays goes from Mon towards Sun, before", self._at)
+            raise self._error("a range of weekdays begins before it ends", self._at)
         return range(first, day + 1)
 
     def _weekday(self) -> int | None:
@@ -271,10 +271,10 @@ class _Reader:
         """
         begin, terms = raw
         found = sorted({_normal(term) for term in terms})
-        if Term(0, -1, SECOND_US) in terms and kind is _SECOND:
-            return tuple(found)
-        for term in found:
-            self._check(term, kind, begin)
+        for number, term in enumerate(found):
+            # systemd takes three days off the end of the range again for each day of such a list
+            taken = 3 * number if kind is _DAY_BACK else 0
+            self._check(term, replace(kind, high=kind.high - taken), begin)
         return tuple(found)
 
     def _check(self, term: Term, kind: _Kind, begin: int) -> None:
@@ -284,7 +284,7 @@ class _Reader:
                 shown = f"{low // kind.unit}..{high // kind.unit}"
                 what = f"{kind.name} {value // kind.unit} is not within {shown}"
                 raise self._error(what, begin)
-        if kind is _DAY_BACK and term.stop < 0:
+        if kind.name == _DAY_BACK.name and term.stop < 0:
             fits = term.start - term.repeat >= low
         else:
             fits = term.start + term.repeat <= (high if term.stop < 0 else term.stop)
