@@ -121,9 +121,7 @@ def _check_names(
     names = {part.name for part in manifest.parts}
     for name in sources:
         if name not in names:
-            raise PartUnknownError(
-                f"the payload has no part {name!r} to give a source"
-            )
+            raise PartUnknownError(f"the payload has no part {name!r} to give a source")
     for part in manifest.parts:
         if part.name in outputs and part.old_size is not None and part.name not in sources:
             raise SourceMissingError(f"part {part.name} is a delta, and no old image is named")
