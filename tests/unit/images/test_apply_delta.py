@@ -170,7 +170,7 @@ def test_in_place_operations_are_refused_in_format_2(kind: int, tmp_path: Path) 
     delta = Delta(OLD, OLD)
     delta.add(kind, [(0, 16)], source=[(0, 16)], blob=b"patch" if kind == 3 else b"")
 
-    with pytest.raises(OperationUnsupportedError, match="MOVE|BSDIFF"):
+    with pytest.raises(OperationUnsupportedError, match=r"MOVE|BSDIFF"):
         applied(delta.bytes(), tmp_path)
 
 

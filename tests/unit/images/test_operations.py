@@ -20,6 +20,7 @@ from images.errors import (
 )
 from images.manifest import SPARSE_HOLE, Extent, Operation, OperationKind
 from images.operations import XZ_MEMORY_MAX, check_output, decode, memory_bytes, writes, zeros
+from images.payload import CARRIED_OUT
 from tests.sim.payloads import BLOCK, image
 
 MIB = 1024 * 1024
