@@ -110,11 +110,11 @@ class OperationUnsupportedError(UnsupportedError):
     """The payload asks for an operation that we do not carry out."""
 
     code = "operation-unsupported"
-    hint = "Build a full payload of REPLACE, REPLACE_BZ, REPLACE_XZ, REPLACE_ZSTD and ZERO."
+    hint = "Use the full payload of the release; images/README.md lists what is carried out."
 
 
 class DeltaUnsupportedError(UnsupportedError):
-    """The payload is a delta; only full payloads are applied."""
+    """The payload is a delta that is not applied here: unknown, or no old image is at hand."""
 
     code = "delta-unsupported"
     hint = "Use the full payload of the same release."
