@@ -10,14 +10,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
 from images.container import Header
 from images.draft import Draft
 from images.manifest import parse_manifest
 from images.payload import Manifest
 from images.proto import payload_pb2 as pb
-from images.signing import encode_signatures, sign_digest
+from images.signing import PrivateKey, message_size, sign_message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +38,7 @@ def assemble(
     blobs: Draft,
     output: Draft,
     *,
-    keys: Sequence[RSAPrivateKey],
+    keys: Sequence[PrivateKey],
 ) -> Built:
     """Write the payload of a manifest and its blobs to `output`, signed by each of `keys`.
 
@@ -59,7 +57,7 @@ def assemble(
         PayloadError: the payload would be refused by a node; nothing was written.
         OSError: an output cannot be written.
     """
-    size = len(encode_signatures([bytes(key.key_size // 8) for key in keys]))
+    size = message_size(keys, major=2)
     if keys:
         message.signatures_offset = blobs.appended_bytes
         message.signatures_size = size
@@ -70,14 +68,14 @@ def assemble(
 
     metadata = header.encode() + manifest
     signed = hashlib.sha256(metadata)
-    metadata_signature = encode_signatures([sign_digest(signed.digest(), key) for key in keys])
+    metadata_signature = sign_message(signed.digest(), keys, major=2)
     whole = hashlib.sha256(metadata + metadata_signature)
     output.append(metadata + metadata_signature)
     for chunk in blobs.chunks():
         signed.update(chunk)
         whole.update(chunk)
         output.append(chunk)
-    signature = encode_signatures([sign_digest(signed.digest(), key) for key in keys])
+    signature = sign_message(signed.digest(), keys, major=2)
     whole.update(signature)
     output.append(signature)
     return Built(manifest=parsed, size_bytes=payload_size, sha256=whole.digest())

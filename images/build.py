@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
 from images.assemble import Built, assemble
 from images.draft import Draft, draft_of, scratch_beside
 from images.errors import (
@@ -34,6 +32,7 @@ from images.payload import is_part_name
 from images.proto import payload_pb2 as pb
 from images.reader import Progress, open_regular
 from images.rules import OUTPUT_MAX
+from images.signing import PrivateKey
 from images.wire import OPERATIONS_MAX, PARTS_MAX
 
 BLOCK_SIZE: Final = 4096  # bytes; what all tools of this format write
@@ -82,7 +81,7 @@ def build(
     *,
     compression: str | None = None,
     compat: bool = False,
-    keys: Sequence[RSAPrivateKey] = (),
+    keys: Sequence[PrivateKey] = (),
     block_size: int = BLOCK_SIZE,
     workers: int | None = None,
     progress: Progress | None = None,

@@ -87,15 +87,23 @@ def cli() -> None:
 
 @cli.command(epilog="Example: bascule-image keygen release")
 @click.argument("name", type=click.Path(path_type=Path))
-@click.option("--bits", type=click.Choice(["2048", "4096"]), default="2048", show_default=True)
-def keygen(name: Path, bits: str) -> None:
+@click.option(
+    "--type", "kind", type=click.Choice(["rsa", "ec"]), default="rsa", show_default=True,
+    help="ec: P-256, for payloads of format 2 alone.",
+)  # fmt: skip
+@click.option(
+    "--bits", type=click.Choice(["2048", "4096"]), default="2048", show_default=True,
+    help="Of an RSA key.",
+)  # fmt: skip
+def keygen(name: Path, kind: str, bits: str) -> None:
     """Make a key pair that signs payloads: NAME.key.pem and NAME.pub.pem.
 
     The private key is not encrypted: keep it offline. The public one goes to nodes.
     """
+    from images.signing import KeyType
     from images.signing import keygen as make
 
-    private, public = make(name, bits=int(bits))
+    private, public = make(name, kind=KeyType(kind), bits=int(bits))
     click.echo(f"private key: {private}\npublic key:  {public}")
 
 
