@@ -50,7 +50,7 @@ class SlotsSettings(_Section, frozen=True):
 
     disk: str = ""
     boot_control: str = "gptprio"
-    grubenv: Annotated[str, msgspec.Meta(pattern=r"^(/|\Z)")] = ""
+    grubenv: str = ""
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
     a: dict[str, PartReference] = {}
     b: dict[str, PartReference] = {}
@@ -292,9 +292,16 @@ def _check_slots(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
     if not slots.a or slots.a.keys() != slots.b.keys():
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
-    if slots.boot_control == "grubenv" and not slots.grubenv:
+    if slots.boot_control == "grubenv":
+        _check_grubenv(slots, where)
+
+
+def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
+    if not slots.grubenv:
         raise SettingsError(f"{where}: slots.boot_control is grubenv but slots.grubenv is not set")
-    if slots.boot_control == "grubenv" and slots.tries > TRIES_MAX:
+    if not Path(slots.grubenv).is_absolute():
+        raise SettingsError(f"{where}: slots.grubenv {slots.grubenv!r} is no absolute path")
+    if slots.tries > TRIES_MAX:
         raise SettingsError(
             f"{where}: slots.tries is {slots.tries}, GRUB's environment counts to {TRIES_MAX}"
         )

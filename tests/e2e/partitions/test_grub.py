@@ -34,6 +34,7 @@ pytestmark = pytest.mark.e2e
 
 A, B = Slot.A, Slot.B
 SCRIPT = Path(grubenv.__file__).with_name("grub-ab.cfg")
+DOCS = (Path(grubenv.__file__).parents[2] / "docs/grub.md").read_text()
 PATIENCE_SECS = 60
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,9}", fullmatch=True)
 VALUES = st.text(
@@ -134,6 +135,34 @@ class TestGrubEditenv:
         assert file.stat().st_size == BLOCK_BYTES
 
 
+def ext4(disk: Path, tree: Path) -> Path:
+    """Make a small ext4 with these files; returns the disk file."""
+    run("mkfs.ext4", "-q", "-d", tree, disk, "1M")
+    return disk
+
+
+def switch_on(disk: Path, *, folder: Path, root: str) -> bytes:
+    """Let a real GRUB run `grub.cfg` of a folder until it halts or reboots; returns what it said.
+
+    Args:
+        disk: what GRUB sees as (hd0).
+        folder: where GRUB's files are on its root.
+        root: "hd0", or "host" for our own file system.
+    """
+    devices = disk.with_name("device.map")
+    devices.write_text(f"(hd0) {disk}\n")
+    command = [program("grub-emu"), "-d", folder, "-m", devices, "-r", root]
+    done = subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+        timeout=PATIENCE_SECS,
+        env={"TERM": "dumb"},
+    )
+    return done.stdout + done.stderr
+
+
 @dataclass(frozen=True)
 class Grub:
     """A real GRUB with our script, and a disk file with an ext4 that holds its environment."""
@@ -147,9 +176,7 @@ class Grub:
         program("grub-emu")
         (folder / "root").mkdir()
         (folder / "root/grubenv").write_bytes(EMPTY_BLOCK)
-        disk = folder / "disk.img"
-        run("mkfs.ext4", "-q", "-d", folder / "root", disk, "1M")
-        (folder / "device.map").write_text(f"(hd0) {disk}\n")
+        disk = ext4(folder / "disk.img", folder / "root")
         (folder / "grub-ab.cfg").write_bytes(SCRIPT.read_bytes())
         return cls(folder, disk, disk.read_bytes().index(SIGNATURE))
 
@@ -170,18 +197,10 @@ class Grub:
             f'set bascule_env="{environment}"\nsource $prefix/grub-ab.cfg\n'
             'echo "SLOT=<$bascule_slot>"\nhalt\n'
         )
-        command = [program("grub-emu"), "-d", self.folder, "-m", self.folder / "device.map"]
-        done = subprocess.run(
-            [*command, "-r", "host"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
-            timeout=PATIENCE_SECS,
-            env={"TERM": "dumb"},
-        )
-        said = re.search(rb"SLOT=<(.?)>", done.stdout)
-        assert said, done.stdout + done.stderr
-        return Slot(said[1].decode().lower()) if said[1] else None
+        said = switch_on(self.disk, folder=self.folder, root="host")
+        chosen = re.search(rb"SLOT=<(.?)>", said)
+        assert chosen, said
+        return Slot(chosen[1].decode().lower()) if chosen[1] else None
 
 
 @pytest.fixture
@@ -243,6 +262,32 @@ class TestTheScriptInARealGrub:
         file = tmp_path / "grubenv"
         file.write_bytes(content)
         assert grub.boot(f"(host){file}") is None
+
+
+class TestTheConfigurationInTheDocs:
+    @pytest.fixture
+    def config(self) -> str:
+        found = re.search(r"```grub\n(.*?)```", DOCS, re.DOTALL)
+        assert found
+        return found[1]
+
+    def test_has_no_syntax_error(self, config: str, tmp_path: Path) -> None:
+        (tmp_path / "grub.cfg").write_text(config)
+        run("grub-script-check", tmp_path / "grub.cfg")
+
+    def test_leaves_a_trial_whose_kernel_cannot_be_loaded(
+        self, config: str, tmp_path: Path
+    ) -> None:
+        program("grub-emu")  # it has no kernels to load, so each boot comes to its last lines
+        files = tmp_path / "root/grub"
+        files.mkdir(parents=True)
+        (files / "grub-ab.cfg").write_bytes(SCRIPT.read_bytes())
+        (files / "grub.cfg").write_text(config.replace("sleep 5", "echo SLOT=$2"))
+        environment = state("B A", ("1", "0"), ("0", "2"))
+        (files / "grubenv").write_bytes(environment)
+        disk = ext4(tmp_path / "disk.img", tmp_path / "root")
+        said = [switch_on(disk, folder=Path("/grub"), root="hd0") for _ in range(4)]
+        assert [re.findall(rb"SLOT=(\w)", one) for one in said] == [[b"B"], [b"B"], [b"A"], [b"A"]]
 
 
 def seen_by_grub(disk: Path, folder: Path) -> bytes:
