@@ -22,8 +22,8 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
-from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, RebootPolicyGate, RolloutGate, examine
+from updater.errors import EngineBusyError, StateError, WindowInvalidError
+from updater.gates import Gate, GateVerdict, RebootPolicyGate, RolloutGate, examine
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -163,7 +163,21 @@ class Node:
         )
         by_person = node.update is not None and node.update.rollback
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
-        return examine((rollout, policy), self.clock())
+        return examine((rollout, policy, *self._window_gates()), self.clock())
+
+    def _window_gates(self) -> tuple[Gate, ...]:
+        """Read the windows each time: the machine's zone may be changed while the service runs."""
+        rows = self.settings.reboot.windows
+        if not rows:
+            return ()
+        from updater.gates.window import WindowGate
+        from updater.windows import read_windows
+        from updater.zones import local_zone
+
+        try:
+            return (WindowGate(read_windows(rows, local=local_zone())),)
+        except WindowInvalidError as error:  # the zones of the system changed under us
+            return (WindowGate(error),)
 
     def _open_lock(self) -> int:
         path = self.store.folder / LOCK_FILE
