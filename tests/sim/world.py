@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -104,6 +105,7 @@ class World:
         payloads: the mirror.
         images: the image file of each version.
         image_size: their bytes.
+        clock: what the node takes for the time; None: the machine's.
     """
 
     folder: Path
@@ -111,6 +113,7 @@ class World:
     images: dict[str, Path] = field(default_factory=dict)
     health: list[str] = field(default_factory=lambda: ["true"])
     image_size: int = IMAGE_BYTES
+    clock: Callable[[], datetime] | None = None
 
     def __enter__(self) -> Self:
         if shutil.which("mkfs.ext4", path=TOOLS) is None:
@@ -232,7 +235,9 @@ class World:
 
     def node(self) -> Node:
         """Return the node as a fresh process of the present boot would build it."""
-        return build(self.settings())
+        node = build(self.settings())
+        node.clock = self.clock or node.clock
+        return node
 
     def slot_bytes(self, slot: Slot, size: int | None = None) -> bytes:
         """Return what a slot's partition holds."""
