@@ -3,13 +3,12 @@
 What systemd 252 accepts is accepted with the same meaning, what it refuses is refused, with the
 place. Left out on purpose, with a hint: `@` and Unix seconds, which name no time that comes
 again, and abbreviations of the local zone such as `CEST`, which mean another zone elsewhere.
-Reads the time zone database (`zoneinfo`), nothing else.
+Looks zones up (`zones`); no other I/O.
 """
 
 from __future__ import annotations
 
 import re
-import zoneinfo
 from dataclasses import dataclass, replace
 from datetime import UTC, tzinfo
 from types import MappingProxyType
@@ -17,6 +16,7 @@ from typing import Final, TypeAlias
 
 from updater.calendar import DAY_NAMES, MINUTE_US, SECOND_US, YEARS, Calendar, Field, Term
 from updater.errors import WindowInvalidError
+from updater.zones import open_zone
 
 TEXT_MAX: Final = 512  # characters; a person writes far fewer
 NUMBER_MAX_DIGITS: Final = 9
@@ -44,7 +44,6 @@ _WEEKDAY: Final = re.compile(
     r"(?=[-., ]|\Z)",
     re.IGNORECASE,
 )
-_ZONE_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*\Z")
 _IS_TIME: Final = re.compile(r"[^-~: ]*(:|\Z)")
 _AFTER_TERM: Final = frozenset({"", *" ,-~:"})
 _END_OF_WORD: Final = frozenset({"", " "})
@@ -85,25 +84,6 @@ def parse_calendar(text: str, *, local: tzinfo) -> Calendar:
     rest, zone_name, zone = _split_zone(text, local)
     rest = SHORTHANDS.get(rest.lower(), rest)
     return replace(_Reader(rest, text).calendar(), zone=zone, zone_name=zone_name)
-
-
-def open_zone(name: str) -> tzinfo:
-    """Return a zone of the IANA database.
-
-    Raises:
-        WindowInvalidError: there is no such zone on this system.
-    """
-    if name.upper() == "UTC":
-        return UTC
-    try:
-        if _ZONE_NAME.match(name):
-            return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        pass
-    raise WindowInvalidError(
-        f"time zone {name!r} is not known here: names are UTC and those of the IANA database, "
-        "such as Europe/Berlin, as far as /usr/share/zoneinfo has them (package tzdata)"
-    )
 
 
 def _split_zone(text: str, local: tzinfo) -> tuple[str, str, tzinfo]:

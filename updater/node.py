@@ -23,8 +23,16 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
-from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, HoldGate, PinGate, RebootPolicyGate, RolloutGate, examine
+from updater.errors import EngineBusyError, StateError, WindowInvalidError
+from updater.gates import (
+    Gate,
+    GateVerdict,
+    HoldGate,
+    PinGate,
+    RebootPolicyGate,
+    RolloutGate,
+    examine,
+)
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -172,7 +180,8 @@ class Node:
         armed = node.update.version if node.update is not None and not by_person else ""
         pin = self.store.read_pin()
         pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
-        return examine((hold, pinned, rollout, policy), self.clock())
+        gates = (hold, pinned, rollout, policy, *self._window_gates())
+        return examine(gates, self.clock())
 
     def _lock(self, descriptor: int, deadline: float) -> None:
         while True:
@@ -181,6 +190,20 @@ class Node:
             except BlockingIOError:
                 if time.monotonic() >= deadline or self.stop.wait(LOCK_LOOK_SECS):
                     raise EngineBusyError("another process works on this node") from None
+
+    def _window_gates(self) -> tuple[Gate, ...]:
+        """Read the windows each time: the machine's zone may be changed while the service runs."""
+        rows = self.settings.reboot.windows
+        if not rows:
+            return ()
+        from updater.gates.window import WindowGate
+        from updater.windows import read_windows
+        from updater.zones import local_zone
+
+        try:
+            return (WindowGate(read_windows(rows, local=local_zone())),)
+        except WindowInvalidError as error:  # the zones of the system changed under us
+            return (WindowGate(error),)
 
     def _open_lock(self) -> int:
         path = self.store.folder / LOCK_FILE

@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -110,6 +111,7 @@ class World:
         images: the image file of each version.
         image_size: their bytes.
         boot_control: which loader the machine has.
+        clock: what the node takes for the time; None: the machine's.
     """
 
     folder: Path
@@ -118,6 +120,7 @@ class World:
     health: list[str] = field(default_factory=lambda: ["true"])
     image_size: int = IMAGE_BYTES
     boot_control: str = "gptprio"
+    clock: Callable[[], datetime] | None = None
 
     def __enter__(self) -> Self:
         if shutil.which("mkfs.ext4", path=TOOLS) is None:
@@ -248,7 +251,9 @@ class World:
 
     def node(self) -> Node:
         """Return the node as a fresh process of the present boot would build it."""
-        return build(self.settings())
+        node = build(self.settings())
+        node.clock = self.clock or node.clock
+        return node
 
     def slot_bytes(self, slot: Slot, size: int | None = None) -> bytes:
         """Return what a slot's partition holds."""

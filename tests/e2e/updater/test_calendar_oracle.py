@@ -232,7 +232,7 @@ class Writer:
 
     def _spoiled(self, text: str) -> str:
         at = self._random.randrange(len(text))
-        sign = self._random.choice([*":-~/*.,@ 09", "", "x", "..", "Mon "])
+        sign = str(self._random.choice([*":-~/*.,@ 09", "", "x", "..", "Mon "]))
         return text[:at] + sign + text[at + self._random.randint(0, 1) :]
 
 

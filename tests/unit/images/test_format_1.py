@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from images import format_1
 from images.apply import apply_file
 from images.errors import (
-    ImageSizeError,
     ImagesError,
+    ImageSizeError,
     KeyUnsuitableError,
     OperationUnsupportedError,
     PartUnknownError,

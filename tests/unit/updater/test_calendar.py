@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from updater.calendar import Calendar
-from updater.calendar_syntax import TEXT_MAX, open_zone, parse_calendar
+from updater.calendar_syntax import TEXT_MAX, parse_calendar
 from updater.errors import EXIT_USAGE, WindowInvalidError
 
 BERLIN: Final = ZoneInfo("Europe/Berlin")
@@ -130,19 +130,6 @@ class TestWhatIsWritten:
     def test_is_bounded(self) -> None:
         with pytest.raises(WindowInvalidError, match="longer than 512 characters"):
             parse_calendar("1," * TEXT_MAX + "1:00", local=UTC)
-
-    def test_without_the_time_zone_database_names_the_package(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def missing(name: str) -> ZoneInfo:
-            import zoneinfo
-
-            raise zoneinfo.ZoneInfoNotFoundError(name)
-
-        monkeypatch.setattr("zoneinfo.ZoneInfo", missing)
-        with pytest.raises(WindowInvalidError, match="package tzdata"):
-            open_zone("Europe/Berlin")
-        assert open_zone("utc") is UTC  # never needs it
 
     @settings(deadline=None)
     @given(st.text(alphabet="MonSu0123456789:-~/*.,@ UTC", max_size=40))
