@@ -24,7 +24,15 @@ import msgspec
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
 from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, HoldGate, RebootPolicyGate, RolloutGate, examine
+from updater.gates import (
+    GateVerdict,
+    HoldGate,
+    RebootPolicyGate,
+    RolloutGate,
+    examine,
+    first_closed,
+)
+from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -161,15 +169,23 @@ class Node:
         """Name the partitions of the running system: never to be written."""
         return Booted.of_regions(self.regions(self.boot().slot).values())
 
-    def gates(self, node: NodeState) -> tuple[GateVerdict, ...]:
-        """Ask every gate before a reboot."""
+    def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
+        """Ask every gate before a reboot.
+
+        Args:
+            node: the memory.
+            thorough: also those that cost a process when a cheaper one is closed already.
+        """
         policy = RebootPolicyGate(
             automatic=self.settings.updates.reboot == "automatic", ordered=node.reboot_ordered
         )
         by_person = node.update is not None and node.update.rollback
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
         hold = HoldGate(self.store.read_hold())
-        return examine((hold, rollout, policy), self.clock())
+        verdicts = examine((hold, rollout, policy), self.clock())
+        if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
+        return verdicts
 
     def _lock(self, descriptor: int, deadline: float) -> None:
         while True:
