@@ -22,7 +22,6 @@ from dbus_next.message import Message
 
 CONFIG: Final = """\
 <busconfig>
-  <type>system</type>
   <listen>unix:path={socket}</listen>
   <auth>EXTERNAL</auth>
   <policy context="default">
