@@ -37,6 +37,7 @@ from updater.machine import (
     Boot,
     BootedSlotError,
     Identity,
+    Inhibitor,
     Machine,
     MachineError,
 )
@@ -99,6 +100,10 @@ class ModelMachine(Machine):
     @override
     def trusted_root(self) -> bytes:
         return self._read(self.boot().slot, TRUSTED_ROOT_PATH, TRUSTED_ROOT_MAX_BYTES)
+
+    @override
+    def inhibitors(self) -> Sequence[Inhibitor]:
+        return ()
 
     @override
     def reboot(self) -> None:

@@ -32,7 +32,9 @@ from updater.gates import (
     RebootPolicyGate,
     RolloutGate,
     examine,
+    first_closed,
 )
+from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -169,8 +171,13 @@ class Node:
         """Name the partitions of the running system: never to be written."""
         return Booted.of_regions(self.regions(self.boot().slot).values())
 
-    def gates(self, node: NodeState) -> tuple[GateVerdict, ...]:
-        """Ask every gate before a reboot."""
+    def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
+        """Ask every gate before a reboot.
+
+        Args:
+            node: the memory.
+            thorough: also those that cost a process when a cheaper one is closed already.
+        """
         policy = RebootPolicyGate(
             automatic=self.settings.updates.reboot == "automatic", ordered=node.reboot_ordered
         )
@@ -181,7 +188,10 @@ class Node:
         pin = self.store.read_pin()
         pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
         gates = (hold, pinned, rollout, policy, *self._window_gates())
-        return examine(gates, self.clock())
+        verdicts = examine(gates, self.clock())
+        if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
+        return verdicts
 
     def _lock(self, descriptor: int, deadline: float) -> None:
         while True:

@@ -156,7 +156,7 @@ def _running(node: Node) -> str:
 def _of_reboots(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
     if memory.state not in {State.ARMED, State.REBOOTING}:
         yield _row("reboot", "nothing-armed", "no slot is armed", is_open=False)
-    for verdict in node.gates(memory):
+    for verdict in node.gates(memory, thorough=True):
         yield _row(
             "reboot",
             verdict.code,

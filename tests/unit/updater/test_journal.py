@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from tests.sim.journal import Datagrams, decode
 from updater import journal
@@ -32,6 +33,7 @@ class Stream(logging.Handler):
         super().__init__()
         self.lines: list[str] = []
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
 
