@@ -28,8 +28,9 @@ TITLE: Final = """\
 
 Printed from the code by `make papers`; a test holds it up to date.
 
-Every refusal, failure and wait has a code that is stable and never reused: grep for it, alert on it. An error is three lines on stderr: `error:` a
-sentence with the values, `hint:` what to do, `code:` the code.
+Every refusal, failure and wait has a code that is stable and never reused: grep for it, alert on
+it. An error is three lines on stderr: `error:` a sentence with the values, `hint:` what to do,
+`code:` the code.
 
 | exit status | meaning |
 |---|---|

@@ -104,9 +104,7 @@ def test_every_wait_for_a_permit_is_in_the_table() -> None:
 
 def test_every_answer_of_the_release_desk_is_in_the_table() -> None:
     said = {
-        value
-        for name, value in vars(rollout).items()
-        if name.isupper() and isinstance(value, str)
+        value for name, value in vars(rollout).items() if name.isupper() and isinstance(value, str)
     }
     assert said == errors.ANSWERS.keys()
 
