@@ -1,7 +1,7 @@
 """What `status`, `slots` and `permit` show: one value each, printed as text or as JSON.
 
 Reads without the lock; what it finds is what the last action left. The shapes are documented
-in docs/operating-a-node.md.
+in docs/json.md.
 """
 
 from __future__ import annotations

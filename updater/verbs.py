@@ -20,7 +20,7 @@ from updater.state import Hold, Instant, NodeState, Pin
 if TYPE_CHECKING:
     from updater.node import Node
 
-Facts: TypeAlias = Any  # JSON's values; each verb's shape is in docs/operating-a-node.md
+Facts: TypeAlias = Any  # JSON's values; each verb's shape is in docs/json.md
 Right: TypeAlias = Literal["read", "check", "update", "reboot", "hold", "permit"]
 
 PATIENCE_SECS: Final = 3.0  # for the service's own look at the node to end
@@ -159,9 +159,13 @@ def _history(node: Node, options: HistoryOptions, _by: str) -> Facts:
 
 def _check(node: Node, _: NoOptions, _by: str) -> Facts:
     from updater import checking
+    from updater.lifecycle import State
 
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = checking.look(node, memory, by_person=True, version=pinned_version(node))
+    armed = memory.update if memory.state is State.ARMED else None
+    if armed is not None and armed.version == found.release.version:
+        raise checking.ArmedAlreadyError(f"version {armed.version} is armed already")
     return {
         "version": found.release.version,
         "running": found.running.version,
