@@ -52,14 +52,14 @@ coverage: setup tools
 proto: setup ## regenerate the protobuf module
 	$(BIN)/python -m images.proto.generate
 
-papers: man completions ## man pages and completions into build/, docs/errors.md afresh
+papers: man completions ## manual pages, completions, and docs/errors.md afresh
 	$(BIN)/python -m papers errors docs/errors.md
 
-man: setup ## manual pages, into build/man or DESTDIR/usr/share/man
-	$(BIN)/python -m papers man $(if $(DESTDIR),$(DESTDIR)/usr/share/man,build/man)
+man: setup ## manual pages, into build/share for `make install`
+	$(BIN)/python -m papers man build/share/man
 
-completions: setup ## for bash, zsh and fish, into build/completions or DESTDIR/usr/share
-	$(BIN)/python -m papers completions $(if $(DESTDIR),$(DESTDIR)/usr/share,build/completions)
+completions: setup ## for bash, zsh and fish, into build/share for `make install`
+	$(BIN)/python -m papers completions build/share
 
 requirements: ## pin afresh; needs uv on PATH
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml --group dev --extra server -o requirements/dev.txt

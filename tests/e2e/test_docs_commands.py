@@ -43,7 +43,9 @@ class Typed:
 
 
 def typed_lines() -> list[Typed]:
-    chapter = re.search(r"^## A node in your hands\n(.*?)^## ", PAGE.read_text(), re.M | re.S)
+    chapter = re.search(
+        r"^## A node in your hands\n(.*?)^## ", PAGE.read_text(), re.MULTILINE | re.DOTALL
+    )
     assert chapter, "the chapter is gone"
     lines = []
     for block in re.findall(r"```sh\n(.*?)```", chapter[1], re.DOTALL):
