@@ -81,7 +81,9 @@ def _next(node: Node, memory: NodeState) -> dict[str, Any]:
     if isinstance(action, agent.Wait):
         if action.code == "idle" and action.until is not None:
             return _step("check-later", "wait for the next check", action.until)
-        return _step(action.code, action.sentence, action.until)
+        gate = next((gate for gate in node.gates(memory) if gate.code == action.code), None)
+        # The agent's own end is its next look at all of them, which may be before the gate's.
+        return _step(action.code, action.sentence, gate.opens_at if gate else action.until)
     noted = memory.waiting_code
     if noted and noted.startswith(_NOTED_BY.get(type(action), "-")):  # how it went the last time
         return _step(noted, memory.waiting_sentence, None)
@@ -154,7 +156,7 @@ def _running(node: Node) -> str:
 def _of_reboots(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
     if memory.state not in {State.ARMED, State.REBOOTING}:
         yield _row("reboot", "nothing-armed", "no slot is armed", is_open=False)
-    for verdict in node.gates(memory):
+    for verdict in node.gates(memory, thorough=True):
         yield _row(
             "reboot",
             verdict.code,

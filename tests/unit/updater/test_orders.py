@@ -343,3 +343,18 @@ class TestOptions:
     def test_a_hold_without_end_never_ends(self, world: World) -> None:
         now = world.node().clock()
         assert Hold(since=now, by="ada").holds(now + timedelta(days=36500))
+
+
+def test_a_pin_keeps_another_version_that_is_armed_from_booting(world: World) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    world.release("2.0.0", rollback_index=2)
+    due_now(world)
+    world.write_settings(reboot='"manual"', poll_interval_secs="600")
+    run_until(Engine(node=world.node()), "reboot-manual")
+    node = world.node()
+    perform(node, "pin", {"version": "1.0.0"}, by="ada")
+    told = perform(node, "reboot", {"now": True}, by="ada")
+    assert told["waiting"]["code"] == "pinned"
+    assert node.store.read_state().state is State.ARMED
+    perform(node, "pin", {"version": "2.0.0"}, by="ada")
+    assert perform(node, "reboot", {"now": True}, by="ada")["waiting"] is None

@@ -152,9 +152,10 @@ def test_the_next_step_is_the_one_that_the_engine_then_takes(
     told = explain(node)["next"]
     taken = Engine(node=node).step()
     if isinstance(taken, Wait) and taken.code != "rebooting":
-        until = NAMES.get(taken.code, taken.code) if taken.until else taken.code
-        assert told["code"] == until
-        assert told["until"] == (taken.until.isoformat(timespec="seconds") if taken.until else None)
+        assert told["code"] == (NAMES.get(taken.code, taken.code) if taken.until else taken.code)
+        ends = {gate.code: gate.opens_at for gate in node.gates(memory_of(world))}
+        end = ends.get(taken.code, taken.until)  # a gate's own end, not the next look at it
+        assert told["until"] == (end.isoformat(timespec="seconds") if end else None)
     elif make is rebooting:
         assert told["code"] == "rebooting"
     elif make is failing_trial:
@@ -188,6 +189,7 @@ class TestConditions:
         assert rows(facts, "reboot") == {
             "nothing-armed": False,
             "not-held": True,
+            "pin": True,
             "rollout": True,
             "reboot-automatic": True,
             "permit-none": True,
@@ -201,7 +203,7 @@ class TestConditions:
         row = next(row for row in facts["conditions"] if row["code"] == "held")
         assert row["open"] is False
         assert row["until"] == end.isoformat(timespec="seconds")
-        assert "ada holds this node until" in row["sentence"]
+        assert "ada holds this node: " in row["sentence"]
         assert "why not" in row["sentence"]
 
     def test_of_a_node_that_is_pinned(self, world: World) -> None:
