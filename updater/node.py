@@ -32,7 +32,6 @@ from updater.gates import (
     examine,
     first_closed,
 )
-from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -184,6 +183,8 @@ class Node:
         hold = HoldGate(self.store.read_hold())
         verdicts = examine((hold, rollout, policy), self.clock())
         if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            from updater.inhibitors import InhibitorGate
+
             verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
         return verdicts
 

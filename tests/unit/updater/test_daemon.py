@@ -250,9 +250,8 @@ class TestWhatSystemdIsTold:
             yield made
 
     @pytest.fixture
-    def notifier(self, tmp_path: Path, systemd: Datagrams) -> Notifier:
-        assert systemd
-        return Notifier(str(tmp_path / "notify"))
+    def notifier(self, systemd: Datagrams) -> Notifier:
+        return Notifier(systemd.address)
 
     def messages(self, systemd: Datagrams) -> list[str]:
         return [message.decode() for message in systemd.all()]
