@@ -23,10 +23,12 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
-from updater.errors import EngineBusyError, StateError
+from updater.errors import EngineBusyError, StateError, WindowInvalidError
 from updater.gates import (
+    Gate,
     GateVerdict,
     HoldGate,
+    PinGate,
     RebootPolicyGate,
     RolloutGate,
     examine,
@@ -181,7 +183,11 @@ class Node:
         by_person = node.update is not None and node.update.rollback
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
         hold = HoldGate(self.store.read_hold())
-        verdicts = examine((hold, rollout, policy), self.clock())
+        armed = node.update.version if node.update is not None and not by_person else ""
+        pin = self.store.read_pin()
+        pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
+        gates = (hold, pinned, rollout, policy, *self._window_gates())
+        verdicts = examine(gates, self.clock())
         if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
             from updater.inhibitors import InhibitorGate
 
@@ -195,6 +201,20 @@ class Node:
             except BlockingIOError:
                 if time.monotonic() >= deadline or self.stop.wait(LOCK_LOOK_SECS):
                     raise EngineBusyError("another process works on this node") from None
+
+    def _window_gates(self) -> tuple[Gate, ...]:
+        """Read the windows each time: the machine's zone may be changed while the service runs."""
+        rows = self.settings.reboot.windows
+        if not rows:
+            return ()
+        from updater.gates.window import WindowGate
+        from updater.windows import read_windows
+        from updater.zones import local_zone
+
+        try:
+            return (WindowGate(read_windows(rows, local=local_zone())),)
+        except WindowInvalidError as error:  # the zones of the system changed under us
+            return (WindowGate(error),)
 
     def _open_lock(self) -> int:
         path = self.store.folder / LOCK_FILE

@@ -20,7 +20,7 @@ from updater.state import Hold, Instant, NodeState, Pin
 if TYPE_CHECKING:
     from updater.node import Node
 
-Facts: TypeAlias = Any  # JSON's values; each verb's shape is in docs/operating-a-node.md
+Facts: TypeAlias = Any  # JSON's values; each verb's shape is in docs/json.md
 Right: TypeAlias = Literal["read", "check", "update", "reboot", "hold", "permit"]
 
 PATIENCE_SECS: Final = 3.0  # for the service's own look at the node to end
@@ -59,7 +59,7 @@ class UpdateOptions(_Options, frozen=True):
 
 
 class RebootOptions(_Options, frozen=True):
-    """`now`: do not wait for gates; a person's hold and the permit still count."""
+    """`now`: do not wait for gates; a person's hold or pin and the permit still count."""
 
     now: bool = False
 
@@ -159,9 +159,13 @@ def _history(node: Node, options: HistoryOptions, _by: str) -> Facts:
 
 def _check(node: Node, _: NoOptions, _by: str) -> Facts:
     from updater import checking
+    from updater.lifecycle import State
 
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = checking.look(node, memory, by_person=True, version=pinned_version(node))
+    armed = memory.update if memory.state is State.ARMED else None
+    if armed is not None and armed.version == found.release.version:
+        raise checking.ArmedAlreadyError(f"version {armed.version} is armed already")
     return {
         "version": found.release.version,
         "running": found.running.version,
@@ -213,13 +217,13 @@ def _armed(memory: NodeState) -> Facts:
 def _reboot(node: Node, options: RebootOptions, _by: str) -> Facts:
     """Order it; `waiting` says what it waits for when it cannot be now."""
     from updater import rebooting
-    from updater.gates import HELD, first_closed
+    from updater.gates import ORDERS, first_closed
     from updater.permit.contract import Waiting
 
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         memory = rebooting.order_reboot(node, memory)
         verdicts = node.gates(memory)
-        closed = first_closed([v for v in verdicts if v.code == HELD or not options.now])
+        closed = first_closed([v for v in verdicts if v.code in ORDERS or not options.now])
         if closed is not None:
             return _waits(closed.code, closed.sentence)
         memory, answer = rebooting.take_permit(node, memory)
@@ -295,6 +299,7 @@ def _permit_status(node: Node, _: NoOptions, _by: str) -> Facts:
 
 
 def _permit_set_max(node: Node, options: PlacesOptions, _by: str) -> Facts:
+    node.store.prepare()
     change = node.permits().set_max(options.places)
     return {"before": change.before, "after": change.after, "held": change.held}
 
@@ -303,6 +308,7 @@ def _permit_return(node: Node, options: ReturnOptions, _by: str) -> Facts:
     from updater import rebooting
 
     if options.holder:
+        node.store.prepare()
         gone = node.permits().return_for(options.holder)
         return {"returned": True, "id": gone.id, "host": gone.host}
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
