@@ -34,7 +34,6 @@ from updater.gates import (
     examine,
     first_closed,
 )
-from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -190,6 +189,8 @@ class Node:
         gates: tuple[Gate, ...] = (hold, pinned, rollout, policy, *self._window_gates())
         verdicts = examine(gates, self.clock())
         if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            from updater.inhibitors import InhibitorGate
+
             verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
         return verdicts
 
