@@ -1,4 +1,4 @@
-"""From signed bytes on a mirror to a verified slot.
+"""From signed bytes to a verified slot.
 
 Types carry the state: `Plan -> WrittenSlot -> VerifiedSlot`; only `verify_slot` makes a
 `VerifiedSlot`, and only that can be armed. How the bytes flow is in `pipeline`; what, when and
@@ -7,6 +7,7 @@ whether is decided elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,13 @@ from partitions.readback import digest_of
 from partitions.writer import RegionWriter
 from updater.errors import RefusedError, UpdaterError
 from updater.pipeline import Pipeline, Shell
+from updater.plan import OwnFacts
 
 if TYPE_CHECKING:
-    from images.release import PayloadFacts
+    from images.release import ImageFacts
     from partitions.slots import Slot
-    from updater.download import Download
-    from updater.plan import Plan
+    from updater.pipeline import PayloadBytes
+    from updater.plan import Facts, Plan
     from updater.state import Journal
 
 
@@ -55,7 +57,7 @@ class VerifiedSlot:
     rollback_index: int
 
 
-def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -> WrittenSlot:
+def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shell) -> WrittenSlot:
     """Write what the journal does not name as flushed; returns when all of it is durable.
 
     Args:
@@ -88,26 +90,38 @@ def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -
     return WrittenSlot(plan=plan)
 
 
-def verify_slot(written: WrittenSlot) -> VerifiedSlot:
+def verify_slot(
+    written: WrittenSlot, judged: Callable[[], ImageFacts] | None = None
+) -> VerifiedSlot:
     """Read every part back through a fresh descriptor and compare it with the signed digest.
+
+    Args:
+        written: the slot.
+        judged: called last; reads what the image in the slot says of itself and refuses what
+            may not run here. Not needed where a release says it.
 
     Raises:
         ReadBackError: a part differs.
         PartitionsError: the device cannot be read.
+        AnyRoomError: as `judged`.
     """
     plan = written.plan
     for part in plan.facts.partitions:
         actual = digest_of(plan.regions[part.name], part.size).hex()
         if actual != part.sha256:
             raise ReadBackError(f"part {part.name} reads back as {actual}, signed is {part.sha256}")
-    return VerifiedSlot(
-        slot=plan.slot,
-        version=plan.facts.version,
-        rollback_index=plan.facts.rollback_index,
-    )
+    facts = plan.facts
+    if isinstance(facts, OwnFacts):
+        if judged is None:  # a broken invariant: nobody would have looked at what it is
+            raise AssertionError("a payload without a release is not armed unjudged")
+        image = judged()
+        return VerifiedSlot(
+            slot=plan.slot, version=image.version, rollback_index=image.rollback_index
+        )
+    return VerifiedSlot(slot=plan.slot, version=facts.version, rollback_index=facts.rollback_index)
 
 
-def _compare(metadata: Metadata, facts: PayloadFacts) -> None:
+def _compare(metadata: Metadata, facts: Facts) -> None:
     parts = {part.name: (part.size, part.sha256.hex()) for part in metadata.manifest.parts}
     signed = {part.name: (part.size, part.sha256) for part in facts.partitions}
     if parts != signed:

@@ -70,6 +70,7 @@ class ServerSettings(_Section, frozen=True):
 class TrustSettings(_Section, frozen=True):
     """`[trust]`: who says what."""
 
+    mode: Literal["tuf", "payload-key"] = "tuf"
     metadata_url: str = ""
     root_file: str = ""  # empty: /usr/lib/bascule/root.json of the booted slot
     payload_keys: list[str] = []
@@ -275,15 +276,30 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
-    if not settings.trust.metadata_url:
-        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
-    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", settings.trust.metadata_url):
-        raise SettingsError(
-            f"{where}: trust.metadata_url {settings.trust.metadata_url!r} is no http, https or "
-            "file URL without user information"
-        )
+    _check_trust(settings, where)
     for url in (settings.server.omaha_url, *settings.download.mirrors):
         if url and not re.match(r"https?://[^@\s]+$", url):
             raise SettingsError(
                 f"{where}: {url!r} is no http or https URL without user information"
             )
+
+
+def _check_trust(settings: Settings, where: Path) -> None:
+    """Refuse settings by which nothing, or anything, could be trusted."""
+    trust = settings.trust
+    if trust.mode == "payload-key":
+        if not trust.payload_keys:
+            raise SettingsError(
+                f"{where}: trust.mode is payload-key but trust.payload_keys is empty: "
+                "nothing could be trusted"
+            )
+        if not settings.server.omaha_url:
+            raise SettingsError(f"{where}: trust.mode is payload-key but server.omaha_url is empty")
+        return
+    if not trust.metadata_url:
+        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
+    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", trust.metadata_url):
+        raise SettingsError(
+            f"{where}: trust.metadata_url {trust.metadata_url!r} is no http, https or "
+            "file URL without user information"
+        )

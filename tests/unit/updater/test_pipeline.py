@@ -554,7 +554,7 @@ class TestAFailure:
     def test_of_the_whole_that_no_part_shows(self, bench: Bench) -> None:
         """Without keys and with another file's hash."""
         plan = replace(bench.plan(), keys=None, sha256="0" * 64)
-        with pytest.raises(PayloadDigestError, match="signed is 0000"):
+        with pytest.raises(PayloadDigestError, match="expected is 0000"):
             write_slot(plan, bench.download(), bench.journal(), bench.shell())
 
     def test_of_nobody_when_told_to_stop_before_it_begins(self, bench: Bench) -> None:
