@@ -17,7 +17,7 @@ from updater.lifecycle import Event, State
 from updater.plan import Found
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import SERVER_HINT_MAX, next_check
-from updater.state import NodeState, Update
+from updater.state import NodeState, Report, Update
 from updater.steering import Hint, Self
 from updater.trust.errors import NothingNewerError
 from updater.trust.holdback import is_held_back, newer_since
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from updater.node import Node
 
 log = logging.getLogger(__name__)
+
+SERVER_IN_PROGRESS: Final = "server-in-progress"  # of a hint: error-updateInProgressOnInstance
 
 # How a check ended that found something: a code, and a word for people.
 _WORDS: Final = {"channel": "offered", "offered": "offered", "given": "given"}
@@ -86,6 +88,7 @@ def look(
     running = node.running()
     hint = _ask(node, memory, running, by_person=by_person)
     if hint is not None and node.settings.trust.mode == "payload-key":
+        _tell_of_lost_install(node, memory, hint)
         return _look_without_trust(node, hint, running, forced=forced, version=version)
     view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
     _watch_for_holdback(node, view.channel, running.version)
@@ -127,6 +130,29 @@ def _look_without_trust(
         raise ServerHoldsError(hint.sentence or hint.code, code=hint.code, poll_secs=hint.poll_secs)
     found = given.offered(node, hint.offer, hint.urls, running, pinned=version, forced=forced)
     return dataclasses.replace(found, poll_secs=hint.poll_secs)
+
+
+def _tell_of_lost_install(node: Node, memory: NodeState, hint: Hint) -> None:
+    """Let a server go that waits for an install which this node knows nothing of.
+
+    A plain server refuses a node in the middle of an update until it reports a failure; after
+    the memory was lost nobody else would.
+    """
+    waits = hint.offer is None and hint.code == SERVER_IN_PROGRESS
+    if not waits or memory.state is not State.CHECKING or node.store.read_reports():
+        return
+    sentence = "this node remembers no install under way"
+    node.report(
+        Report(
+            event_type=3,
+            event_result=0,
+            at=node.clock(),
+            version="",
+            code="install-lost",
+            sentence=sentence,
+        )
+    )
+    log.warning("server waits in vain code=install-lost why=%s", sentence)
 
 
 def check(

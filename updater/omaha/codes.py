@@ -104,6 +104,7 @@ BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
         "device-write": EngineError.DOWNLOAD_WRITE,
         "download-failed": EngineError.DOWNLOAD_TRANSFER,
         "payload-hash": EngineError.PAYLOAD_HASH_MISMATCH,
+        "payload-digest": EngineError.PAYLOAD_HASH_MISMATCH,
         "payload-truncated": EngineError.PAYLOAD_SIZE_MISMATCH,
         "payload-trailing": EngineError.PAYLOAD_SIZE_MISMATCH,
         "payload-magic": EngineError.METADATA_MAGIC,
