@@ -198,7 +198,7 @@ def verify(payload: Path, keys: Sequence[Path], as_json: bool) -> None:  # noqa:
 
 
 @cli.command(
-    epilog="Example: bascule-image apply v2.crau --output usr=usr.img --public-key release.pub.pem"
+    epilog="Example: bascule-image apply delta.crau --source usr=v1.ext4 --output usr=v2.ext4"
 )
 @click.argument("payload", type=click.Path(path_type=Path))
 @click.option(
@@ -207,7 +207,7 @@ def verify(payload: Path, keys: Sequence[Path], as_json: bool) -> None:  # noqa:
 )  # fmt: skip
 @click.option(
     "--source", "sources", metavar="NAME=FILE", callback=_named_files, multiple=True,
-    help="A part and the image a delta starts from; a full payload needs none.",
+    help="A part and the image that a delta starts from; a full payload needs none.",
 )  # fmt: skip
 @click.option(
     "--public-key", "keys", type=click.Path(path_type=Path), multiple=True,
@@ -221,14 +221,14 @@ def apply(
     keys: Sequence[Path],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write the images of a full payload to files, whole or not at all."""
+    """Write the images of a payload to files, whole or not at all."""
     from images.apply import apply_file
 
-    _by_name(sources)
+    old = _by_name(sources)
     wanted = _by_name(outputs)
     trusted = _trusted(keys) if keys else None
     with _progress("apply") as progress:
-        metadata = apply_file(payload, wanted, keys=trusted, progress=progress)
+        metadata = apply_file(payload, wanted, sources=old, keys=trusted, progress=progress)
     facts = {
         "file": str(payload),
         "verified": trusted is not None,

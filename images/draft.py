@@ -40,6 +40,10 @@ class Draft:
             count = os.pwrite(self._descriptor, view, offset)
             view, offset = view[count:], offset + count
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes of what was written; raise OSError."""
+        return os.pread(self._descriptor, size, offset)
+
     def set_size(self, size: int) -> None:
         """Cut or extend the file to `size` bytes; new bytes are zeros; raise OSError."""
         os.ftruncate(self._descriptor, size)

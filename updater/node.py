@@ -24,7 +24,7 @@ import msgspec
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
 from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, HoldGate, RebootPolicyGate, RolloutGate, examine
+from updater.gates import GateVerdict, HoldGate, PinGate, RebootPolicyGate, RolloutGate, examine
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -167,7 +167,10 @@ class Node:
         by_person = node.update is not None and node.update.rollback
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
         hold = HoldGate(self.store.read_hold())
-        return examine((hold, rollout, policy), self.clock())
+        armed = node.update.version if node.update is not None and not by_person else ""
+        pin = self.store.read_pin()
+        pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
+        return examine((hold, pinned, rollout, policy), self.clock())
 
     def _lock(self, descriptor: int, deadline: float) -> None:
         while True:

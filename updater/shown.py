@@ -42,7 +42,7 @@ def status(node: Node) -> Facts:
         "update": _update(node, memory),
         "waiting": _waiting(node, memory),
         "last_check": {
-            "at": memory.last_check.isoformat() if memory.last_check else None,
+            "at": memory.last_check.isoformat(timespec="seconds") if memory.last_check else None,
             "code": memory.last_check_code,
             "sentence": memory.last_check_sentence,
         },
@@ -230,7 +230,7 @@ def _pinned(node: Node) -> str | None:
 
 def _next_check(node: Node, memory: NodeState) -> str | None:
     if memory.next_check is not None:
-        return memory.next_check.isoformat()
+        return memory.next_check.isoformat(timespec="seconds")
     if not node.settings.updates.automatic:
         return None
     first = first_check(node.settings.server, node.boot().boot_id)

@@ -64,7 +64,7 @@ class UpdateOptions(_Options, frozen=True):
 
 
 class RebootOptions(_Options, frozen=True):
-    """`now`: do not wait for gates; a person's hold and the permit still count."""
+    """`now`: do not wait for gates; a person's hold or pin and the permit still count."""
 
     now: bool = False
 
@@ -225,13 +225,13 @@ def _armed(memory: NodeState) -> Facts:
 def _reboot(node: Node, options: RebootOptions, _by: str) -> Facts:
     """Order it; `waiting` says what it waits for when it cannot be now."""
     from updater import rebooting
-    from updater.gates import HELD, first_closed
+    from updater.gates import ORDERS, first_closed
     from updater.permit.contract import Waiting
 
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         memory = rebooting.order_reboot(node, memory)
         verdicts = node.gates(memory)
-        closed = first_closed([v for v in verdicts if v.code == HELD or not options.now])
+        closed = first_closed([v for v in verdicts if v.code in ORDERS or not options.now])
         if closed is not None:
             return _waits(closed.code, closed.sentence)
         memory, answer = rebooting.take_permit(node, memory)

@@ -77,7 +77,9 @@ def _next(node: Node, memory: NodeState) -> dict[str, Any]:
         return _step("check-later", "wait for the next check", action.until)
     if memory.waiting_code.startswith("permit-"):
         return _step(memory.waiting_code, memory.waiting_sentence, None)
-    return _step(action.code, action.sentence, action.until)
+    gate = next((gate for gate in node.gates(memory) if gate.code == action.code), None)
+    # The agent's own end is its next look at all of them, which may be earlier than the gate's.
+    return _step(action.code, action.sentence, gate.opens_at if gate else action.until)
 
 
 def _step(code: str, sentence: str, until: datetime | None) -> dict[str, Any]:

@@ -139,9 +139,11 @@ def _run(arguments: list[str] | None) -> int:
     except click.exceptions.Abort:
         click.echo("error: stopped", err=True)
         return EXIT_FAILED
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
+    except click.ClickException as error:
+        return tell(_usage(error))
     except BrokenPipeError:  # the reader of our output has gone: `bascule history | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return EXIT_DONE
@@ -160,6 +162,18 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         words = f"{error.filename or 'the system'}: {error.strerror or error}"
         return tell(reply_of(_SystemError(words)))
+
+
+def _usage(error: click.ClickException) -> Reply:
+    """Return what was typed wrongly in the same three lines as any other error."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context is not None else "bascule"
+    return Reply(
+        status=error.exit_code,
+        code="usage",
+        sentence=error.format_message().replace("\n", " "),
+        hint=f"See `{path} --help`.",
+    )
 
 
 class _SystemError(UpdaterError):
