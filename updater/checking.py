@@ -18,13 +18,14 @@ from updater.plan import Found
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import SERVER_HINT_MAX, next_check
 from updater.state import NodeState, Report, Update
-from updater.steering import Hint, Self
+from updater.steering import Self
 from updater.trust.errors import NothingNewerError
 from updater.trust.holdback import is_held_back, newer_since
 from updater.trust.view import Identity, PayloadTarget
 
 if TYPE_CHECKING:
     from images.release import ChannelDocument, ImageFacts
+    from updater.hints import Hint
     from updater.node import Node
 
 log = logging.getLogger(__name__)

@@ -378,7 +378,9 @@ def test_a_stock_engines_rollback_is_a_failed_trial(
     stock.tell(omaha, Event(type=3, result=0, error_code=error_code))
     (stop,) = group(omaha).stops
     assert stop.code == "trial-failed"
-    assert seen(omaha, stock).error_sentence == "rollback (44)"
+    assert seen(omaha, stock).error_sentence == (
+        "the new version did not come up; the machine runs the old one (RollbackError, 44)"
+    )
 
 
 def test_a_failed_trial_names_its_release_when_the_grant_is_another(
@@ -567,7 +569,9 @@ def test_events_of_any_kind_are_kept_and_change_nothing(omaha: OmahaDesk, node: 
 def test_success_clears_the_last_error(omaha: OmahaDesk, node: SimNode) -> None:
     node.ask(omaha)
     node.tell(omaha, FAILED_DOWNLOAD)
-    assert seen(omaha, node).error_sentence == "download transfer (9)"
+    assert seen(omaha, node).error_sentence == (
+        "the payload could not be downloaded (DownloadTransferError, 9)"
+    )
     node.ask(omaha)
     replace(node, version="2.0.0").tell(omaha, COMPLETE)
     assert seen(omaha, node).error_code == ""
