@@ -26,6 +26,7 @@ from updater.download import Download, Patience
 from updater.errors import RefusedError
 from updater.machine import MachineError
 from updater.plan import DoesNotFitError, Found, OwnFacts, check_fit
+from updater.sources import check_sources, deltas_of
 from updater.trust.errors import (
     BelowFloorError,
     NothingNewerError,
@@ -232,6 +233,7 @@ def inspect(node: Node, found: Found) -> Found:
     Raises:
         PayloadKeysMissingError: no key could vouch for it.
         DoesNotFitError: parts or sizes are not those of the slot.
+        SourceMismatchError: it is a delta, and the booted slot holds another image.
         PayloadError, PayloadRefusedError: it is not sound, or not signed by a trusted key.
         FileUnreadableError, DownloadError: it cannot be had.
     """
@@ -244,8 +246,11 @@ def inspect(node: Node, found: Found) -> Found:
         checked = dataclasses.replace(found, size=known[0], facts=known[1])
     else:
         checked = _inspect_mirrors(node, found, keys, room_bytes=_room(node, slot))
-    if checked.facts is not None:
-        check_fit(checked.facts, node.regions(slot))
+    facts = checked.facts
+    if isinstance(facts, OwnFacts):
+        regions = node.regions(slot)
+        check_fit(facts, regions)
+        check_sources(facts, node.regions(slot.other), regions)
     return checked
 
 
@@ -286,9 +291,9 @@ def _room(node: Node, slot: Slot) -> int:
 
 def _inspect_file(path: Path, keys: TrustedKeys) -> tuple[int, OwnFacts]:
     with PayloadFile.open(path) as file:
-        metadata = file.metadata(keys, accept=Accept.FULL)
+        metadata = file.metadata(keys, accept=Accept.APPLICABLE)
         file.verify(metadata, keys)
-        return file.size_bytes, _facts(metadata, proven=True)
+        return file.size_bytes, own_facts(metadata, proven=True)
 
 
 def _inspect_mirrors(node: Node, found: Found, keys: TrustedKeys, *, room_bytes: int) -> Found:
@@ -309,18 +314,21 @@ def _inspect_mirrors(node: Node, found: Found, keys: TrustedKeys, *, room_bytes:
                     raise DoesNotFitError(
                         f"the payload has {size} bytes, the slot it is for {room_bytes}"
                     )
-                metadata = read_metadata(download, payload_size=size, keys=keys)
+                metadata = read_metadata(
+                    download, payload_size=size, keys=keys, accept=Accept.APPLICABLE
+                )
             except (ImagesError, DoesNotFitError) as error:
                 left.remove(download.mirror)
                 log.warning("mirror has wrong bytes url=%s code=%s", download.mirror, error.code)
                 if not left:
                     raise
                 continue
-            facts = _facts(metadata, proven=metadata.header.major == 2)
+            facts = own_facts(metadata, proven=metadata.header.major == 2)
             return dataclasses.replace(found, size=size, facts=facts, urls=tuple(left))
 
 
-def _facts(metadata: Metadata, *, proven: bool) -> OwnFacts:
+def own_facts(metadata: Metadata, *, proven: bool) -> OwnFacts:
+    """Return what a payload's metadata says of it; `proven`: a signature covers it already."""
     return OwnFacts(
         metadata_sha256=metadata.sha256.hex(),
         block_size=metadata.manifest.block_size,
@@ -329,6 +337,8 @@ def _facts(metadata: Metadata, *, proven: bool) -> OwnFacts:
             for part in metadata.manifest.parts
         ),
         proven=proven,
+        deltas=(deltas := deltas_of(metadata.manifest)),
+        in_place=bool(deltas) and metadata.header.major == 1,
     )
 
 

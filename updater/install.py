@@ -7,21 +7,23 @@ whether is decided elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from images.reader import Metadata, read_metadata
+from images.reader import Accept, Metadata, read_metadata
 from partitions.readback import digest_of
 from partitions.writer import RegionWriter
 from updater.errors import RefusedError, UpdaterError
 from updater.pipeline import Pipeline, Shell
 from updater.plan import OwnFacts
+from updater.sources import copy_booted, deltas_of, images_of
 
 if TYPE_CHECKING:
+    from images.payload import Manifest
     from images.release import ImageFacts
-    from partitions.slots import Slot
+    from partitions.slots import Region, Slot
     from updater.pipeline import PayloadBytes
     from updater.plan import Facts, Plan
     from updater.state import Journal
@@ -68,6 +70,7 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
 
     Raises:
         PayloadError: the bytes are not what was signed (code of images).
+        CopyMismatchError: the disk does not hold what a delta in place starts from.
         FactsMismatchError: the manifest differs from the signed facts.
         DownloadError: no mirror gave the bytes.
         DownloadStoppedError: told to stop.
@@ -79,6 +82,7 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         payload_size=plan.size,
         keys=plan.keys,
         expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
+        accept=Accept.APPLICABLE if isinstance(plan.facts, OwnFacts) else Accept.FULL,
     )
     _compare(metadata, plan.facts)
     with ExitStack() as stack:
@@ -86,8 +90,24 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
             name: stack.enter_context(RegionWriter(region, booted=plan.booted))
             for name, region in plan.regions.items()
         }
-        Pipeline(plan, metadata, download, journal, shell, writers).run()
+        sources = _sources(plan, metadata.manifest, writers, shell)
+        images = stack.enter_context(images_of(sources))
+        Pipeline(plan, metadata, download, journal, shell, writers, images).run()
     return WrittenSlot(plan=plan)
+
+
+def _sources(
+    plan: Plan, manifest: Manifest, writers: Mapping[str, RegionWriter], shell: Shell
+) -> dict[str, Region]:
+    """Return what each delta reads; one that works in place gets its copy first."""
+    sources: dict[str, Region] = {}
+    for part in deltas_of(manifest):
+        if manifest.is_in_place(part):
+            copy_booted(part, plan.sources[part.name], writers[part.name], look=shell.look)
+            sources[part.name] = plan.regions[part.name]
+        else:
+            sources[part.name] = plan.sources[part.name]
+    return sources
 
 
 def verify_slot(

@@ -14,8 +14,10 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
@@ -29,6 +31,7 @@ from updater.errors import RefusedError
 from updater.plan import OwnFacts
 
 if TYPE_CHECKING:
+    from images.source import OldImage
     from partitions.writer import RegionWriter
     from updater.plan import Plan
     from updater.state import Journal
@@ -80,16 +83,25 @@ class Shell:
     progress: Callable[[int], None]
     stop: threading.Event
 
+    def look(self) -> None:
+        """Raise `DownloadStoppedError` when the install shall end."""
+        if self.stop.is_set():
+            raise DownloadStoppedError("the engine was told to stop")
+
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """One operation under way: its number over all parts, and its output to come."""
+    """One operation under way: its number over all parts, and what gives its output.
+
+    A worker has made it meanwhile. Where operations read what earlier ones wrote, it is made
+    only when it is asked for: once all before it are written.
+    """
 
     number: int
     part: str
     operation: Operation
     cost: int
-    output: Future[bytes | memoryview | None]
+    output: Callable[[], bytes | memoryview | None]
 
 
 _Item: TypeAlias = _Write | BaseException | None
@@ -135,6 +147,7 @@ class Pipeline:
         journal: Journal,
         shell: Shell,
         writers: Mapping[str, RegionWriter],
+        sources: Mapping[str, OldImage] = MappingProxyType({}),
     ) -> None:
         self._plan = plan
         self._metadata = metadata
@@ -143,6 +156,7 @@ class Pipeline:
         self._journal = journal
         self._shell = shell
         self._writers = writers
+        self._sources = sources
         self._budget = _Budget(BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._flusher = _Flusher(plan.checkpoint_bytes, self._flush)
@@ -194,8 +208,16 @@ class Pipeline:
             check_blob(operation, blob)
             self._budget.give(cost)
             return
-        output = self._pool.submit(decode, operation, blob, block_size=self._manifest.block_size)
-        self._queue.put(_Write(number, step.part.name, operation, cost, output))
+        name = step.part.name
+        make = partial(
+            decode,
+            operation,
+            blob,
+            block_size=self._manifest.block_size,
+            source=self._sources.get(name),
+        )
+        output = make if self._manifest.is_in_place(step.part) else self._pool.submit(make).result
+        self._queue.put(_Write(number, name, operation, cost, output))
 
     def _read_blob(self, operation: Operation) -> bytes:
         if not operation.data_length:
@@ -227,8 +249,7 @@ class Pipeline:
     def _drain(self) -> None:
         """Write outputs in order, in the caller's thread."""
         while True:
-            if self._shell.stop.is_set():
-                raise DownloadStoppedError("the engine was told to stop")
+            self._shell.look()
             self._flusher.check()
             try:
                 item = self._queue.get(timeout=POLL_SECS)
@@ -243,7 +264,7 @@ class Pipeline:
     def _write(self, step: _Write) -> None:
         writer = self._writers[step.part]
         block_size = self._manifest.block_size
-        output = step.output.result()
+        output = step.output()
         if output is None:
             for offset, length in zeros(step.operation, block_size=block_size):
                 writer.zero_at(offset, length)

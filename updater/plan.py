@@ -8,12 +8,13 @@ vouches for itself by its own signature.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from updater.errors import RefusedError
 
 if TYPE_CHECKING:
+    from images.payload import Part
     from images.release import ImageFacts, PartFacts, PayloadFacts
     from images.signing import TrustedKeys
     from partitions.booted import Booted
@@ -40,12 +41,16 @@ class OwnFacts:
         block_size: bytes of a block.
         partitions: the images that it makes.
         proven: a signature covers all this already.
+        deltas: the parts that start from the booted slot, without their operations.
+        in_place: these read what they write, as deltas of format 1 do.
     """
 
     metadata_sha256: str
     block_size: int
     partitions: tuple[PartFacts, ...]
     proven: bool
+    deltas: tuple[Part, ...] = ()
+    in_place: bool = False
 
 
 Facts: TypeAlias = "PayloadFacts | OwnFacts"
@@ -94,6 +99,7 @@ class Plan:
         checkpoint_bytes: downloaded bytes between two flushes.
         booted: the running system's partitions, which must never be written.
         workers: threads that decompress; None for one a core.
+        sources: part name to the region of the booted slot, which a delta reads.
     """
 
     facts: Facts
@@ -105,6 +111,7 @@ class Plan:
     checkpoint_bytes: int
     booted: Booted
     workers: int | None = None
+    sources: Mapping[str, Region] = field(default_factory=dict)
 
     @property
     def identity(self) -> str:
@@ -113,8 +120,13 @@ class Plan:
 
     @property
     def resumable(self) -> bool:
-        """Tell whether every byte is covered by hashes that were signed before the first."""
-        return not isinstance(self.facts, OwnFacts) or self.facts.proven
+        """Tell whether an install may go on in the middle.
+
+        Only when every byte is covered by hashes that were signed before the first, and when no
+        operation destroyed what another try of it would read.
+        """
+        facts = self.facts
+        return not isinstance(facts, OwnFacts) or (facts.proven and not facts.in_place)
 
 
 def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:

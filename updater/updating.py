@@ -199,6 +199,7 @@ def _plan(node: Node, update: Update, found: Found) -> Plan:
         checkpoint_bytes=settings.download.checkpoint_mib * MIB,
         booted=node.booted(),
         workers=settings.download.workers,
+        sources=node.regions(slot.other),
     )
 
 

@@ -46,9 +46,11 @@ def refused(code: str, action: Callable[[], object]) -> UpdaterError | ImagesErr
     """Carry out what must be refused with `code`."""
     with pytest.raises((UpdaterError, ImagesError)) as caught:
         action()
-    assert caught.value.code == code, caught.value
-    assert caught.value.hint
-    return caught.value
+    error = caught.value
+    assert isinstance(error, UpdaterError | ImagesError)
+    assert error.code == code, error
+    assert error.hint
+    return error
 
 
 def stop_after(node: Node, operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
