@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import bsdiff4
 import pytest
 
 from images.errors import SourceMismatchError
@@ -19,8 +17,8 @@ from partitions.booted import Booted
 from partitions.slots import Region, Slot
 from partitions.writer import RegionWriter
 from tests.sim import samples
-from tests.sim.deltas import REPLACE_ZSTD, Delta
-from tests.sim.payloads import BLOCK, Forge, format_1
+from tests.sim.node_deltas import apart, in_place
+from tests.sim.payloads import BLOCK, format_1
 from tests.sim.plain import give, is_armed, memory_of, serve
 from tests.sim.world import World, payload_key, run_until
 from updater.download import DownloadStoppedError
@@ -37,8 +35,6 @@ from updater.state import Journal
 
 MIB = 1024 * 1024
 SIZE = 12 * MIB  # a partition of the world, filled by its image as format 1 wants it
-CHUNKS = 12
-PER_CHUNK = MIB // BLOCK
 
 
 @pytest.fixture
@@ -63,66 +59,6 @@ def delta(request: pytest.FixtureRequest, world: World) -> Path:
     path = world.folder / "delta.crau"
     path.write_bytes(make(old, new))
     return path
-
-
-def chunk(image: bytes, number: int) -> bytes:
-    return image[number * MIB : (number + 1) * MIB]
-
-
-def apart(old: bytes, new: bytes) -> bytes:
-    """Return a format 2 delta, signed."""
-    delta = Delta(old, new)
-    delta.patch([(0, PER_CHUNK)], [(0, PER_CHUNK)])
-    for number in range(1, CHUNKS):
-        extent = (number * PER_CHUNK, PER_CHUNK)
-        if chunk(old, number) == chunk(new, number):
-            delta.copy([extent], [extent])
-        elif number == CHUNKS - 1:
-            delta.patch([(0, PER_CHUNK)], [extent])
-        else:
-            delta.replace(REPLACE_ZSTD, [extent])
-    unsigned = delta.bytes()
-    size = struct.unpack_from(">Q", unsigned, 12)[0]
-    manifest = pb.DeltaArchiveManifest.FromString(unsigned[24 : 24 + size])
-    return Forge(manifest, delta.blobs, keys=[payload_key()]).bytes()
-
-
-def in_place(old: bytes, new: bytes) -> bytes:
-    """Return a format 1 delta whose operations depend on all that came before them."""
-    manifest = pb.DeltaArchiveManifest(block_size=BLOCK)
-    blobs = b""
-
-    def add(kind: int, number: int, source: int | None = None, data: bytes = b"") -> None:
-        nonlocal blobs
-        operation = manifest.partition_operations.add(
-            type=kind, dst_extents=[extent(number)], dst_length=MIB
-        )
-        if source is not None:
-            operation.src_extents.append(extent(source))
-            operation.src_length = MIB
-        if data:
-            operation.data_offset, operation.data_length = len(blobs), len(data)
-            operation.data_sha256_hash = hashlib.sha256(data).digest()
-            blobs += data
-
-    kinds = pb.InstallOperation
-    add(kinds.BSDIFF, 0, 0, bsdiff4.diff(chunk(old, 0), chunk(new, 0)))
-    last = CHUNKS - 1
-    add(kinds.MOVE, last, 0)  # reads what was just made
-    add(kinds.BSDIFF, last, last, bsdiff4.diff(chunk(new, 0), chunk(new, last)))
-    for number in range(1, last):
-        add(kinds.REPLACE, number, None, chunk(new, number))
-    manifest.old_partition_info.size, manifest.old_partition_info.hash = SIZE, _sha256(old)
-    manifest.new_partition_info.size, manifest.new_partition_info.hash = SIZE, _sha256(new)
-    return format_1(manifest, blobs, keys=[payload_key()])
-
-
-def extent(number: int) -> pb.Extent:
-    return pb.Extent(start_block=number * PER_CHUNK, num_blocks=PER_CHUNK)
-
-
-def _sha256(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
 
 
 @pytest.fixture(params=["file", "url"])

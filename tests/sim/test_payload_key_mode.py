@@ -12,6 +12,7 @@ import pytest
 from partitions.slots import Slot
 from tests.sim.lives import due_now
 from tests.sim.nebraska import COMPLETE, DOWNLOADED, DOWNLOADING, ERROR, GRANTED, Nebraska, Package
+from tests.sim.node_deltas import apart
 from tests.sim.payloads import key
 from tests.sim.plain import is_armed, memory_of, plain_payload, serve
 from tests.sim.world import World, run_until
@@ -127,6 +128,31 @@ class TestAnUpdate:
         run_until(Engine(node=node), "rebooting")
         assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
         assert nebraska.checks == checks
+
+
+class TestADelta:
+    def offer(self, world: World, nebraska: Nebraska, source: bytes) -> None:
+        world.image("2.0.0", rollback_index=2)
+        path = world.folder / "delta.crau"
+        path.write_bytes(apart(source, world.image_bytes("2.0.0")))
+        publish(world, nebraska, path, "2.0.0", delta=True)
+
+    def test_that_starts_from_what_runs_is_applied(
+        self, world: World, node: Node, nebraska: Nebraska
+    ) -> None:
+        self.offer(world, nebraska, world.image_bytes("1.0.0"))
+        look(world, node)
+        assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+        assert nebraska.events[-1][:2] == (3, 1)
+
+    def test_that_starts_from_something_else_is_refused_and_told(
+        self, world: World, node: Node, nebraska: Nebraska
+    ) -> None:
+        before = world.slot_bytes(Slot.B)
+        self.offer(world, nebraska, bytes(world.image_size))
+        look(world, node)
+        assert world.slot_bytes(Slot.B) == before
+        assert nebraska.events[-1][:3] == (3, 0, "20")
 
 
 class TestAFailure:

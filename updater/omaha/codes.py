@@ -107,6 +107,8 @@ BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
         "payload-digest": EngineError.PAYLOAD_HASH_MISMATCH,
         "payload-truncated": EngineError.PAYLOAD_SIZE_MISMATCH,
         "payload-trailing": EngineError.PAYLOAD_SIZE_MISMATCH,
+        "source-mismatch": EngineError.DOWNLOAD_STATE_INITIALIZATION,
+        "copy-mismatch": EngineError.FILESYSTEM_COPIER,
         "payload-magic": EngineError.METADATA_MAGIC,
         "payload-limits": EngineError.METADATA_SIZE,
         "manifest-invalid": EngineError.MANIFEST_PARSE,
