@@ -94,6 +94,8 @@ class UpdatesSettings(_Section, frozen=True):
     automatic: bool = True
     reboot: Literal["automatic", "manual"] = "manual"
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+    postinstall: Literal["none", "flatcar"] = "none"
+    postinstall_timeout_secs: Seconds = 1800  # it may download extension images
 
 
 class PermitSettings(_Section, frozen=True):
@@ -276,6 +278,8 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
+    if settings.updates.postinstall == "flatcar" and "usr" not in slots.a:
+        raise SettingsError(f"{where}: updates.postinstall is flatcar but [slots] have no part usr")
     _check_trust(settings, where)
     for url in (settings.server.omaha_url, *settings.download.mirrors):
         if url and not re.match(r"https?://[^@\s]+$", url):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -108,13 +109,46 @@ def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: b
     update = _update_of(memory)
     plan = _plan(node, update, found)
     check_fit(plan.facts, plan.regions)
+    _clean_up(node)
     node.loader.disarm(plan.slot)
     memory = _begin(node, memory, plan, update)
     written = _write(node, memory, plan, found.urls)
     memory = node.advance(_refreshed(node), Event.WRITTEN)
     _report(node, memory, DOWNLOAD_FINISHED)
     verified = _verify(node, memory, written, found)
-    return _arm(node, _named(node, memory, verified), verified)
+    memory = _named(node, memory, verified)
+    _run_postinstall(node, plan)
+    return _arm(node, memory, verified)
+
+
+def _clean_up(node: Node) -> None:
+    """Let go of the slot: a program that was killed may have left it mounted."""
+    if node.settings.updates.postinstall != "none":
+        from updater.postinstall import clean_up
+
+        clean_up(Path(node.settings.node.run_folder))
+
+
+def _run_postinstall(node: Node, plan: Plan) -> None:
+    """Let the image's own program do its part, if the settings say so.
+
+    It may have changed the boot target before it failed: that is taken back at once.
+    """
+    updates = node.settings.updates
+    if updates.postinstall == "none":
+        return
+    from updater.postinstall import PART, run_postinstall
+
+    try:
+        run_postinstall(
+            plan.regions[PART],
+            run_folder=Path(node.settings.node.run_folder),
+            timeout_secs=updates.postinstall_timeout_secs,
+            environment=os.environ,
+        )
+    except ROOM_ERRORS:
+        node.loader.disarm(plan.slot)
+        raise
 
 
 def _verify(node: Node, memory: NodeState, written: WrittenSlot, found: Found) -> VerifiedSlot:

@@ -120,6 +120,9 @@ BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
         "blob-mismatch": EngineError.OPERATION_HASH_MISMATCH,
         "partition-mismatch": EngineError.NEW_ROOTFS_VERIFICATION,
         "readback-mismatch": EngineError.NEW_ROOTFS_VERIFICATION,
+        "postinstall-failed": EngineError.POSTINSTALL,
+        "postinstall-mount": EngineError.POSTINSTALL,
+        "postinstall-firmware": EngineError.BOOTED_FROM_FIRMWARE_B,
         "boot-control": EngineError.SET_BOOTABLE_FLAG,
     }
 )
