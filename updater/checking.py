@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -14,10 +13,11 @@ from images.version import parse_version
 from updater import ENGINE_VERSION, given
 from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
 from updater.lifecycle import Event, State
+from updater.offers import ServerHoldsError, take_up, tell_of_lost_install
 from updater.plan import Found
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import SERVER_HINT_MAX, next_check
-from updater.state import NodeState, Report, Update
+from updater.state import NodeState, Update
 from updater.steering import Self
 from updater.trust.errors import NothingNewerError
 from updater.trust.holdback import is_held_back, newer_since
@@ -30,21 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SERVER_IN_PROGRESS: Final = "server-in-progress"  # of a hint: error-updateInProgressOnInstance
-
 # How a check ended that found something: a code, and a word for people.
 _WORDS: Final = {"channel": "offered", "offered": "offered", "given": "given"}
-
-
-class ServerHoldsError(NothingNewerError):
-    """The server has nothing for this node now; its reason is in the sentence."""
-
-    hint = "The server steers the rollout: see the group on its dashboard."
-
-    def __init__(self, sentence: str, *, code: str, poll_secs: int | None) -> None:
-        super().__init__(sentence)
-        self.server_code = code
-        self.poll_secs = poll_secs
 
 
 class ArmedWithdrawnError(RefusedError):
@@ -89,8 +76,8 @@ def look(
     running = node.running()
     hint = _ask(node, memory, running, by_person=by_person)
     if hint is not None and node.settings.trust.mode == "payload-key":
-        _tell_of_lost_install(node, memory, hint)
-        return _look_without_trust(node, hint, running, forced=forced, version=version)
+        tell_of_lost_install(node, memory, hint)
+        return take_up(node, hint, running, forced=forced, version=version)
     view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
     _watch_for_holdback(node, view.channel, running.version)
     on_channel(view.channel)
@@ -121,39 +108,6 @@ def look(
         running=running,
         poll_secs=hint.poll_secs if hint else None,
     )
-
-
-def _look_without_trust(
-    node: Node, hint: Hint, running: ImageFacts, *, forced: bool, version: str
-) -> Found:
-    """Follow a plain Omaha server: it is believed in nothing but which version to look at."""
-    if hint.offer is None:
-        raise ServerHoldsError(hint.sentence or hint.code, code=hint.code, poll_secs=hint.poll_secs)
-    found = given.offered(node, hint.offer, hint.urls, running, pinned=version, forced=forced)
-    return dataclasses.replace(found, poll_secs=hint.poll_secs)
-
-
-def _tell_of_lost_install(node: Node, memory: NodeState, hint: Hint) -> None:
-    """Let a server go that waits for an install which this node knows nothing of.
-
-    A plain server refuses a node in the middle of an update until it reports a failure; after
-    the memory was lost nobody else would.
-    """
-    waits = hint.offer is None and hint.code == SERVER_IN_PROGRESS
-    if not waits or memory.state is not State.CHECKING or node.store.read_reports():
-        return
-    sentence = "this node remembers no install under way"
-    node.report(
-        Report(
-            event_type=3,
-            event_result=0,
-            at=node.clock(),
-            version="",
-            code="install-lost",
-            sentence=sentence,
-        )
-    )
-    log.warning("server waits in vain code=install-lost why=%s", sentence)
 
 
 def check(

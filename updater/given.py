@@ -29,7 +29,6 @@ from updater.plan import DoesNotFitError, Found, OwnFacts, check_fit
 from updater.sources import check_sources, deltas_of
 from updater.trust.errors import (
     BelowFloorError,
-    NothingNewerError,
     PinnedError,
     VersionDeniedError,
     WrongBoardError,
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from partitions.slots import Slot
     from updater.node import Node
     from updater.state import Update
-    from updater.trust.view import Offer
 
 log = logging.getLogger(__name__)
 
@@ -163,48 +161,6 @@ def given(node: Node, place: str) -> Found:
         running=node.running(),
     )
     return inspect(node, found)
-
-
-def offered(
-    node: Node,
-    offer: Offer,
-    urls: Sequence[str],
-    running: ImageFacts,
-    *,
-    pinned: str,
-    forced: bool,
-) -> Found:
-    """Return what a plain Omaha server offers, if this node may want it. Nothing is fetched.
-
-    Raises:
-        NothingNewerError: it is not above the running version.
-        VersionDeniedError: it failed here before, or a person rolled back from it.
-        PinnedError: the node is pinned to another version.
-        PlaceInvalidError: the server names no usable URL.
-        VersionInvalidError: it names no version.
-    """
-    version = parse_version(offer.version)
-    if version <= parse_version(running.version):
-        raise NothingNewerError(
-            f"the server offers version {offer.version}, this node runs {running.version}"
-        )
-    if pinned and version != parse_version(pinned):
-        raise PinnedError(f"Omaha offers {offer.version}, this node is pinned to {pinned}")
-    if offer.version in node.store.read_denied() and not forced:
-        raise VersionDeniedError(f"version {offer.version} is refused by this node")
-    usable = tuple(url for url in urls if URL.fullmatch(url) and len(url) <= PLACE_MAX_CHARS)
-    if not usable:
-        raise PlaceInvalidError(f"the server offers version {offer.version} at {list(urls)}")
-    file = offer.files[0]
-    return Found(
-        origin="offered",
-        version=offer.version,
-        sha256=file.sha256 or "",
-        size=file.size or 0,
-        facts=None,
-        urls=usable,
-        running=running,
-    )
 
 
 def again(node: Node, update: Update) -> Found:

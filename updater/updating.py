@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from images.errors import ImagesError, PayloadError, PayloadRefusedError
+from images.errors import PayloadError, PayloadRefusedError
 from partitions.slots import Slot
 from updater import given
 from updater.checking import look
-from updater.download import Download, DownloadStoppedError
+from updater.download import DownloadStoppedError
 from updater.errors import RefusedError, StateError, UnreachableError
 from updater.install import (
     FactsMismatchError,
@@ -24,17 +22,15 @@ from updater.install import (
     VerifiedSlot,
     WrittenSlot,
     verify_slot,
-    write_slot,
 )
 from updater.lifecycle import Event
-from updater.local_payload import LocalPayload
-from updater.pipeline import PayloadBytes, PayloadDigestError, Shell
+from updater.pipeline import PayloadDigestError
 from updater.plan import Found, Plan, check_fit
-from updater.progress import Progress
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
-from updater.state import Failure, Journal, NodeState, Report, SlotRecord, Update
+from updater.state import Failure, NodeState, Report, SlotRecord, Update
 from updater.trust.errors import NothingNewerError
+from updater.writing import write
 
 if TYPE_CHECKING:
     from images.release import ImageFacts
@@ -112,7 +108,7 @@ def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: b
     _clean_up(node)
     node.loader.disarm(plan.slot)
     memory = _begin(node, memory, plan, update)
-    written = _write(node, memory, plan, found.urls)
+    written = write(node, plan, found.urls, version=update.version)
     memory = node.advance(_refreshed(node), Event.WRITTEN)
     _report(node, memory, DOWNLOAD_FINISHED)
     verified = _verify(node, memory, written, found)
@@ -248,78 +244,6 @@ def _begin(node: Node, memory: NodeState, plan: Plan, update: Update) -> NodeSta
         "install begins version=%s slot=%s attempt=%d", update.version, update.slot, update.attempts
     )
     return memory
-
-
-def _write(node: Node, memory: NodeState, plan: Plan, urls: Sequence[str]) -> WrittenSlot:
-    """Write from the first mirror that has the right bytes; a wrong one is left out."""
-    left = list(urls)
-    while True:
-        journal = _journal(node, plan)
-        with _source(node, plan, left) as download:
-            shell = _shell(node, memory, plan, journal, download)
-            try:
-                return write_slot(plan, download, journal, shell)
-            except (ImagesError, PayloadDigestError) as error:
-                left.remove(download.mirror)
-                log.warning("mirror has wrong bytes url=%s code=%s", download.mirror, error.code)
-                if not left:
-                    node.store.drop_journal()
-                    raise
-            finally:
-                _note_downloaded(node, journal, download)
-
-
-def _journal(node: Node, plan: Plan) -> Journal:
-    """Return how far it is; a journal of other bytes is void before ours are written.
-
-    So is that of a payload that proves itself with its last bytes only: it begins anew.
-    """
-    journal = node.store.read_journal()
-    if journal and (journal.sha256, journal.slot) == (plan.identity, plan.slot.value):
-        if plan.resumable:
-            return journal
-        journal = msgspec.structs.replace(journal, next_operation=0)
-        node.store.write_journal(journal)
-        return journal
-    fresh = Journal(sha256=plan.identity, slot=plan.slot.value)
-    node.store.write_journal(fresh)
-    return fresh
-
-
-def _source(node: Node, plan: Plan, urls: Sequence[str]) -> Download | LocalPayload:
-    if urls[0].startswith("/"):
-        return LocalPayload(Path(urls[0]), stop=node.stop)
-    return Download(
-        urls,
-        size=plan.size,
-        session=node.http(),
-        patience=given.patience(node),
-        monotonic=time.monotonic,
-        stop=node.stop,
-    )
-
-
-def _shell(
-    node: Node, memory: NodeState, plan: Plan, journal: Journal, download: PayloadBytes
-) -> Shell:
-    update = _update_of(memory)
-
-    def show(done: int) -> None:
-        fetched = journal.downloaded + download.received
-        node.progress.show(
-            Progress(version=update.version, done=done, size=plan.size, downloaded=fetched)
-        )
-
-    return Shell(keep_journal=node.store.write_journal, progress=show, stop=node.stop)
-
-
-def _note_downloaded(node: Node, journal: Journal, download: PayloadBytes) -> None:
-    """Count what came over the network, also when nothing of it was flushed."""
-    kept = node.store.read_journal()
-    if kept is None:  # dropped: nothing that was flushed counts any more
-        kept = msgspec.structs.replace(journal, next_operation=0)
-    downloaded = journal.downloaded + download.received
-    node.store.write_journal(msgspec.structs.replace(kept, downloaded=downloaded))
 
 
 def _refreshed(node: Node) -> NodeState:

@@ -202,7 +202,7 @@ class TestAFlatcarDelta:
         def write_at(self: RegionWriter, offset: int, data: bytes | memoryview) -> None:
             spoiled = bytearray(data)
             spoiled[0] ^= offset == 5 * MIB
-            original(self, offset, spoiled)
+            original(self, offset, bytes(spoiled))
 
         monkeypatch.setattr(RegionWriter, "write_at", write_at)
         with pytest.raises((CopyMismatchError, ReadBackError)) as caught:
