@@ -73,11 +73,9 @@ def draft_of(path: Path) -> Iterator[Draft]:
     """
     target = _checked_target(path)
     name = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
+    descriptor = -1
+    try:  # around the opening too: a signal may come before the descriptor is even named
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _MODE)
-    except OSError as error:
-        raise _translated(path, error) from error
-    try:
         draft = Draft(descriptor)
         yield draft
         draft.sync()
@@ -86,7 +84,8 @@ def draft_of(path: Path) -> Iterator[Draft]:
     except OSError as error:
         raise _translated(path, error) from error
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             name.unlink(missing_ok=True)
 

@@ -186,7 +186,7 @@ class KeyUnsuitableError(ImagesError):
     """A key is of a kind or size that payloads are not signed with."""
 
     code = "key-unsuitable"
-    hint = "Use an RSA key of 2048 or 4096 bits with exponent 65537 (`bascule-image keygen NAME`)."
+    hint = "Use RSA-2048 or 4096, or EC P-256 in format 2 alone: `bascule-image keygen NAME`."
 
 
 class KeyExistsError(ImagesError):

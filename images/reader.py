@@ -217,7 +217,8 @@ def verify_signatures(
     """
     if not blob:
         raise PayloadUnsignedError("the payload carries no signature")
-    verify_digest(digest, parse_signatures(blob, major=major, error=error), keys, error=error)
+    signatures = parse_signatures(blob, major=major, error=error)
+    verify_digest(digest, signatures, keys.of_format(major), error=error)
 
 
 class PayloadFile:

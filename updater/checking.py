@@ -309,6 +309,8 @@ def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bo
     poll_secs = getattr(error, "poll_secs", None)
     changes = _schedule(node, memory, failed=unreachable, poll_secs=poll_secs)
     changes |= _outcome(node, code, str(error))
+    if not unreachable and not nothing:
+        log.info("check refused code=%s why=%s", code, error)
     if superseding:
         node.keep(memory, **changes)
         return

@@ -40,6 +40,13 @@ class SettingsError(UpdaterError):
     exit_status = EXIT_USAGE
 
 
+class WindowInvalidError(SettingsError):
+    """A window's calendar expression, length or time zone does not hold."""
+
+    code = "window-invalid"
+    hint = "`systemd-analyze calendar` explains expressions; docs/operating-a-node.md has examples."
+
+
 class StateError(UpdaterError):
     """The state folder cannot be read or written."""
 

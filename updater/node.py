@@ -23,8 +23,18 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
-from updater.errors import EngineBusyError, StateError
-from updater.gates import GateVerdict, HoldGate, PinGate, RebootPolicyGate, RolloutGate, examine
+from updater.errors import EngineBusyError, StateError, WindowInvalidError
+from updater.gates import (
+    Gate,
+    GateVerdict,
+    HoldGate,
+    PinGate,
+    RebootPolicyGate,
+    RolloutGate,
+    examine,
+    first_closed,
+)
+from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -64,6 +74,7 @@ class Node:
         director: makes what asks Omaha, when first needed too; None for a node that follows its
             channel alone.
         stop: set to end whatever is under way.
+        beat: called now and then by what takes long in this process, so that it counts as alive.
     """
 
     settings: Settings
@@ -79,6 +90,7 @@ class Node:
     director: Callable[[], Steering] | None
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
+    beat: Callable[[], None] = field(default=lambda: None)
 
     @property
     def steering(self) -> Steering | None:
@@ -159,8 +171,13 @@ class Node:
         """Name the partitions of the running system: never to be written."""
         return Booted.of_regions(self.regions(self.boot().slot).values())
 
-    def gates(self, node: NodeState) -> tuple[GateVerdict, ...]:
-        """Ask every gate before a reboot."""
+    def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
+        """Ask every gate before a reboot.
+
+        Args:
+            node: the memory.
+            thorough: also those that cost a process when a cheaper one is closed already.
+        """
         policy = RebootPolicyGate(
             automatic=self.settings.updates.reboot == "automatic", ordered=node.reboot_ordered
         )
@@ -170,7 +187,11 @@ class Node:
         armed = node.update.version if node.update is not None and not by_person else ""
         pin = self.store.read_pin()
         pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
-        return examine((hold, pinned, rollout, policy), self.clock())
+        gates = (hold, pinned, rollout, policy, *self._window_gates())
+        verdicts = examine(gates, self.clock())
+        if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
+        return verdicts
 
     def _lock(self, descriptor: int, deadline: float) -> None:
         while True:
@@ -179,6 +200,20 @@ class Node:
             except BlockingIOError:
                 if time.monotonic() >= deadline or self.stop.wait(LOCK_LOOK_SECS):
                     raise EngineBusyError("another process works on this node") from None
+
+    def _window_gates(self) -> tuple[Gate, ...]:
+        """Read the windows each time: the machine's zone may be changed while the service runs."""
+        rows = self.settings.reboot.windows
+        if not rows:
+            return ()
+        from updater.gates.window import WindowGate
+        from updater.windows import read_windows
+        from updater.zones import local_zone
+
+        try:
+            return (WindowGate(read_windows(rows, local=local_zone())),)
+        except WindowInvalidError as error:  # the zones of the system changed under us
+            return (WindowGate(error),)
 
     def _open_lock(self) -> int:
         path = self.store.folder / LOCK_FILE

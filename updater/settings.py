@@ -11,12 +11,15 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from updater.errors import SettingsError
+from partitions.grub_firmware import TRIES_MAX
+from updater.errors import SettingsError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
 FILE_NAME: Final = "bascule.toml"
@@ -49,6 +52,7 @@ class SlotsSettings(_Section, frozen=True):
 
     disk: str = ""
     boot_control: str = "gptprio"
+    grubenv: str = ""
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
     a: dict[str, PartReference] = {}
     b: dict[str, PartReference] = {}
@@ -98,6 +102,20 @@ class UpdatesSettings(_Section, frozen=True):
     postinstall_timeout_secs: Seconds = 1800  # it may download extension images
 
 
+class WindowSettings(_Section, frozen=True):
+    """`[[reboot.windows]]`: when a reboot may begin, and for how long."""
+
+    start: Annotated[str, msgspec.Meta(min_length=1, max_length=500)]
+    length: Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+    timezone: Annotated[str, msgspec.Meta(max_length=64)] = ""
+
+
+class RebootSettings(_Section, frozen=True):
+    """`[reboot]`: when."""
+
+    windows: Annotated[list[WindowSettings], msgspec.Meta(max_length=32)] = []
+
+
 class PermitSettings(_Section, frozen=True):
     """`[permit]`: who may reboot when."""
 
@@ -138,8 +156,15 @@ class Settings(_Section, frozen=True):
     trust: TrustSettings = TrustSettings()
     download: DownloadSettings = DownloadSettings()
     updates: UpdatesSettings = UpdatesSettings()
+    reboot: RebootSettings = RebootSettings()
     permit: PermitSettings = PermitSettings()
     health: HealthSettings = HealthSettings()
+
+
+# Lists of tables, `[[written.so]]`.
+_ROWS: Final[Mapping[str, type[_Section]]] = MappingProxyType(
+    {"health.checks": CheckSettings, "reboot.windows": WindowSettings}
+)
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -179,6 +204,7 @@ def load(config: Path | None = None, *, folders: Sequence[Path] = FOLDERS) -> Lo
     except msgspec.ValidationError as error:
         raise SettingsError(_place(str(error), origins)) from error
     _check_whole(settings, files)
+    _check_windows(settings.reboot.windows, origins)
     return Loaded(settings=settings, origins=origins, files=tuple(files))
 
 
@@ -208,32 +234,36 @@ def _read(file: Path) -> dict[str, Any]:
         raise SettingsError(f"{file} is not TOML: {error}") from error
 
 
-def _check_keys(table: Mapping[str, Any], kind: type[_Section], file: Path, prefix: str) -> None:
+def _check_keys(
+    table: Mapping[str, Any], kind: type[_Section], file: Path, prefix: str, row: int | None = None
+) -> None:
     fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
     for key, value in table.items():
         if key not in fields:
-            raise SettingsError(f"{_at(file, prefix, key)}: unknown key {prefix + key!r}")
+            raise SettingsError(f"{_at(file, prefix, key, row)}: unknown key {prefix + key!r}")
         wanted = fields[key]
         if isinstance(value, dict) and isinstance(wanted, type) and issubclass(wanted, _Section):
             _check_keys(value, wanted, file, f"{prefix}{key}.")
-        elif key == "checks" and isinstance(value, list):
-            for item in value:
+        elif isinstance(value, list) and (each := _ROWS.get(f"{prefix}{key}")) is not None:
+            for number, item in enumerate(value):
                 if isinstance(item, dict):
-                    _check_keys(item, CheckSettings, file, f"{prefix}{key}.")
+                    _check_keys(item, each, file, f"{prefix}{key}.", number)
 
 
-def _at(file: Path, prefix: str, key: str) -> str:
+def _at(file: Path, prefix: str, key: str, row: int | None = None) -> str:
     """Name the file, and the line on which `key` of the table `prefix` is written if it is found.
 
-    Tables may be written as headers, dotted keys or inline; quoted keys are found too.
+    Tables may be written as headers, dotted keys or inline; quoted keys are found too. `row`
+    counts the headers `[[written.so]]` of a list of tables, from 0.
     """
-    here = ""
+    here, headers = "", 0
     for number, line in enumerate(file.read_text().splitlines(), start=1):
         header = re.match(r"\s*\[\[?\s*([^\]]+?)\s*\]", line)
         here = f"{header.group(1)}." if header else here
         written = here if header else here + "".join(line.partition("=")[0].split())
         plain = written.replace('"', "").replace("'", "").rstrip(".") + "."
-        named = plain.startswith(f"{prefix}{key}.")
+        headers += bool(header) and plain == prefix
+        named = plain.startswith(f"{prefix}{key}.") and headers in {0, (row or 0) + 1}
         inline = prefix == plain and re.search(rf"[{{,]\s*\"?{re.escape(key)}\"?\s*[.=]", line)
         if named or inline:
             return f"{file}, line {number}"
@@ -259,26 +289,24 @@ def _place(message: str, origins: Mapping[str, Path]) -> str:
     """Put file and line before msgspec's sentence, which names only the path in the value."""
     found = re.search(r"at `\$\.([^`]+)`", message)
     dotted = re.sub(r"\[.*?\]", "", found.group(1)) if found else ""
+    row = re.search(r"\[(\d+)\]\.", found.group(1)) if found else None
     above = dotted.rpartition(".")[0]
     below = next((key for key in origins if key.startswith(f"{dotted}.")), "")
     file = origins.get(dotted) or origins.get(above) or origins.get(below)
     if file is None:
         return f"settings: {message}"
-    place = _at(file, f"{above}." if above else "", dotted.removeprefix(f"{above}."))
+    number = int(row.group(1)) if row else None
+    place = _at(file, f"{above}." if above else "", dotted.removeprefix(f"{above}."), number)
     return f"{place}: {dotted}: {message.split(' - at ', maxsplit=1)[0]}"
 
 
 def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     """Refuse what each value allows alone but the whole does not."""
     where = files[-1] if files else FOLDERS[1] / FILE_NAME
-    slots = settings.slots
-    if not slots.disk:
-        raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
-    if not slots.a or slots.a.keys() != slots.b.keys():
-        raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
+    _check_slots(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
-    if settings.updates.postinstall == "flatcar" and "usr" not in slots.a:
+    if settings.updates.postinstall == "flatcar" and "usr" not in settings.slots.a:
         raise SettingsError(f"{where}: updates.postinstall is flatcar but [slots] have no part usr")
     _check_trust(settings, where)
     for url in (settings.server.omaha_url, *settings.download.mirrors):
@@ -307,3 +335,47 @@ def _check_trust(settings: Settings, where: Path) -> None:
             f"{where}: trust.metadata_url {trust.metadata_url!r} is no http, https or "
             "file URL without user information"
         )
+
+
+def _check_slots(slots: SlotsSettings, where: Path) -> None:
+    if not slots.disk:
+        raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
+    if not slots.a or slots.a.keys() != slots.b.keys():
+        raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
+    if slots.boot_control == "grubenv":
+        _check_grubenv(slots, where)
+
+
+def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
+    if not slots.grubenv:
+        raise SettingsError(f"{where}: slots.boot_control is grubenv but slots.grubenv is not set")
+    if not Path(slots.grubenv).is_absolute():
+        raise SettingsError(f"{where}: slots.grubenv {slots.grubenv!r} is no absolute path")
+    if slots.tries > TRIES_MAX:
+        raise SettingsError(
+            f"{where}: slots.tries is {slots.tries}, GRUB's environment counts to {TRIES_MAX}"
+        )
+
+
+def _check_windows(rows: Sequence[WindowSettings], origins: Mapping[str, Path]) -> None:
+    """Refuse a window that does not hold, where it is written.
+
+    An image that lacks all time zones must still run the service, to be replaced by a better
+    one: there the gate is closed and says why.
+
+    Raises:
+        WindowInvalidError: with file and line.
+    """
+    if not rows:
+        return
+    from updater.windows import read_window
+    from updater.zones import ZonesMissingError
+
+    for number, row in enumerate(rows):
+        try:
+            read_window(row, local=UTC)
+        except ZonesMissingError:
+            return
+        except WindowInvalidError as error:
+            place = _at(origins["reboot.windows"], "reboot.windows.", "start", number)
+            raise WindowInvalidError(f"{place}: {error}") from error

@@ -1,7 +1,7 @@
 """What `status`, `slots` and `permit` show: one value each, printed as text or as JSON.
 
 Reads without the lock; what it finds is what the last action left. The shapes are documented
-in docs/operating-a-node.md.
+in docs/json.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from updater.gates import first_closed
 from updater.lifecycle import COMPATIBLE_NAMES, State
 from updater.rooms import ROOM_ERRORS
 from updater.schedule import first_check
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from updater.node import Node
     from updater.permit.contract import GroupStatus
     from updater.state import Failure, NodeState
+
+_NO_GATES = ("permit-", "reboot-overdue", "health-")  # waits of an armed node that no gate gives
 
 Facts: TypeAlias = dict[str, Any]  # JSON's values; the shapes are in the docs
 
@@ -202,13 +205,13 @@ def _update(node: Node, memory: NodeState) -> Facts | None:
 
 def _waiting(node: Node, memory: NodeState) -> Facts | None:
     """Say what keeps the node from the next step, whether or not a daemon noted it."""
-    if memory.waiting_code:
-        return {"code": memory.waiting_code, "sentence": memory.waiting_sentence}
-    if memory.state is State.ARMED:
-        for verdict in node.gates(memory):
-            if not verdict.is_open:
-                return {"code": verdict.code, "sentence": verdict.sentence}
-    return None
+    noted = memory.waiting_code
+    if memory.state is State.ARMED:  # gates are asked anew: what was noted of one may be past
+        closed = first_closed(node.gates(memory))
+        if closed is not None:
+            return {"code": closed.code, "sentence": closed.sentence}
+        noted = noted if noted.startswith(_NO_GATES) else ""
+    return {"code": noted, "sentence": memory.waiting_sentence} if noted else None
 
 
 def _hold(node: Node) -> Facts | None:

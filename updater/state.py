@@ -1,7 +1,8 @@
 """What the node remembers between processes and boots, and how it is kept on disk.
 
 The folder is root's alone. Every file is replaced durably. Loss of any of them costs work,
-never safety: a file that makes no sense is taken as lost, with a warning.
+never safety: a file that makes no sense is taken as lost, with a warning. The one exception is
+an order not to reboot: as long as its file is there the node is held, readable or not.
 
     state.json     lifecycle, the update under way, what each slot holds
     journal.json   how far the install of that update is flushed
@@ -21,7 +22,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
@@ -253,8 +254,19 @@ class Store:
         self._drop("journal.json")
 
     def read_hold(self) -> Hold | None:
-        """Return the order not to reboot, also one that has ended; None when there is none."""
-        return self._read("hold.json", Hold)
+        """Return the order not to reboot, also one that has ended; None when there is none.
+
+        A file that cannot be read or makes no sense is an order without end: somebody gave one,
+        and a node that waits too long is better than one that reboots under someone.
+        """
+        path = self._folder / "hold.json"
+        try:
+            hold = self._read(path.name, Hold)
+        except StateError as error:
+            return _damaged_hold(str(error))
+        if hold is None and os.path.lexists(path):
+            return _damaged_hold(f"{path} is damaged")
+        return hold
 
     def write_hold(self, hold: Hold | None) -> None:
         """Keep the order not to reboot, or take it back."""
@@ -394,3 +406,8 @@ class Store:
             raise StateError(
                 f"{self._folder / name} cannot be written: {error.strerror}"
             ) from error
+
+
+def _damaged_hold(why: str) -> Hold:
+    reason = f"{why}, so who gave the order and until when cannot be told"
+    return Hold(since=datetime.fromtimestamp(0, UTC), by="an unreadable order", reason=reason)

@@ -20,7 +20,7 @@ from updater.state import Hold, Instant, NodeState, Pin
 if TYPE_CHECKING:
     from updater.node import Node
 
-Facts: TypeAlias = Any  # JSON's values; each verb's shape is in docs/operating-a-node.md
+Facts: TypeAlias = Any  # JSON's values; each verb's shape is in docs/json.md
 Right: TypeAlias = Literal["read", "check", "update", "reboot", "hold", "permit"]
 
 PATIENCE_SECS: Final = 3.0  # for the service's own look at the node to end
@@ -164,9 +164,13 @@ def _history(node: Node, options: HistoryOptions, _by: str) -> Facts:
 
 def _check(node: Node, _: NoOptions, _by: str) -> Facts:
     from updater import checking
+    from updater.lifecycle import State
 
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = checking.look(node, memory, by_person=True, version=pinned_version(node))
+    armed = memory.update if memory.state is State.ARMED else None
+    if armed is not None and armed.version == found.release.version:
+        raise checking.ArmedAlreadyError(f"version {armed.version} is armed already")
     return {
         "version": found.version,
         "running": found.running.version,
@@ -307,6 +311,7 @@ def _permit_status(node: Node, _: NoOptions, _by: str) -> Facts:
 
 
 def _permit_set_max(node: Node, options: PlacesOptions, _by: str) -> Facts:
+    node.store.prepare()
     change = node.permits().set_max(options.places)
     return {"before": change.before, "after": change.after, "held": change.held}
 
@@ -315,6 +320,7 @@ def _permit_return(node: Node, options: ReturnOptions, _by: str) -> Facts:
     from updater import rebooting
 
     if options.holder:
+        node.store.prepare()
         gone = node.permits().return_for(options.holder)
         return {"returned": True, "id": gone.id, "host": gone.host}
     with node.locked(patience_secs=PATIENCE_SECS) as memory:

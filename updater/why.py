@@ -29,6 +29,11 @@ _NEXT = {
     agent.FallBack: "go back to the old slot",
     agent.ReturnPermit: "return the permit",
 }
+# Steps that are taken again and again, by what their last try has left in the memory.
+_NOTED_BY: dict[type[agent.Action], str] = {
+    agent.TakePermit: "permit-",
+    agent.Examine: "health-failing",
+}
 
 
 def explain(node: Node) -> dict[str, Any]:
@@ -70,16 +75,19 @@ def _next(node: Node, memory: NodeState) -> dict[str, Any]:
 
     if memory.boot_id != node.boot().boot_id:
         return _step("not-looked", "nobody has looked at this node since it booted", None)
+    if memory.state is State.REBOOTING:
+        return _step("rebooting", "the reboot is ordered", None)
     action = agent.decide(Engine(node=node).view(memory), node.clock())
-    if not isinstance(action, agent.Wait):
-        return _step("now", _NEXT[type(action)], None)
-    if action.code == "idle" and action.until is not None:
-        return _step("check-later", "wait for the next check", action.until)
-    if memory.waiting_code.startswith("permit-"):
-        return _step(memory.waiting_code, memory.waiting_sentence, None)
-    gate = next((gate for gate in node.gates(memory) if gate.code == action.code), None)
-    # The agent's own end is its next look at all of them, which may be earlier than the gate's.
-    return _step(action.code, action.sentence, gate.opens_at if gate else action.until)
+    if isinstance(action, agent.Wait):
+        if action.code == "idle" and action.until is not None:
+            return _step("check-later", "wait for the next check", action.until)
+        gate = next((gate for gate in node.gates(memory) if gate.code == action.code), None)
+        # The agent's own end is its next look at all of them, which may be before the gate's.
+        return _step(action.code, action.sentence, gate.opens_at if gate else action.until)
+    noted = memory.waiting_code
+    if noted and noted.startswith(_NOTED_BY.get(type(action), "-")):  # how it went the last time
+        return _step(noted, memory.waiting_sentence, None)
+    return _step("now", _NEXT[type(action)], None)
 
 
 def _step(code: str, sentence: str, until: datetime | None) -> dict[str, Any]:
@@ -148,7 +156,7 @@ def _running(node: Node) -> str:
 def _of_reboots(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
     if memory.state not in {State.ARMED, State.REBOOTING}:
         yield _row("reboot", "nothing-armed", "no slot is armed", is_open=False)
-    for verdict in node.gates(memory):
+    for verdict in node.gates(memory, thorough=True):
         yield _row(
             "reboot",
             verdict.code,

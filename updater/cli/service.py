@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -19,17 +20,31 @@ def daemon(shared: Shared) -> None:
 
     Example: bascule --config node.toml daemon
     """
-    from updater.daemon import Daemon, log_to_stderr
+    import faulthandler
+    import time
 
-    log_to_stderr()
-    service = Daemon(shared.node(), [*own_command(shared), "step"])
+    from updater.daemon import Daemon
+    from updater.journal import start_logging
+    from updater.notify import Notifier, Watchdog, take_address, take_watchdog_limit
+
+    notifier = Notifier(take_address(os.environ))
+    limit = take_watchdog_limit(os.environ)
+    faulthandler.enable()  # the watchdog's SIGABRT shows where each thread hung
+    start_logging()
+    service = Daemon(
+        shared.node(),
+        [*own_command(shared), "step"],
+        notifier=notifier,
+        watchdog=Watchdog(notifier.alive, limit_secs=limit, monotonic=time.monotonic),
+    )
     service.listen_to_signals()
     service.run()
 
 
 def own_command(shared: Shared) -> list[str]:
     """Return how this program is started again with the same settings, in the engine itself."""
-    command = [sys.executable, "-m", "updater.cli", "--direct"]
+    isolated = ["-I"] if sys.flags.isolated else []
+    command = [sys.executable, *isolated, "-m", "updater.cli", "--direct"]
     return [*command, "--config", str(shared.config)] if shared.config is not None else command
 
 
@@ -38,9 +53,10 @@ def own_command(shared: Shared) -> list[str]:
 @pass_shared
 def step(shared: Shared, action: str) -> None:
     """Take one action; what the service runs for checks and installs."""
-    from updater.daemon import Step, log_to_stderr
+    from updater.daemon import Step
+    from updater.journal import start_logging
 
-    log_to_stderr()
+    start_logging()
     Step(shared.node(), action).run()
 
 
@@ -51,10 +67,11 @@ def step(shared: Shared, action: str) -> None:
 @pass_shared
 def verb(shared: Shared, name: str, options: str, by: str) -> None:
     """Carry out a verb with OPTIONS in JSON and print the reply; what the service runs."""
-    from updater.daemon import end_with_parent, log_to_stderr, stop_on_signal
+    from updater.daemon import end_with_parent, stop_on_signal
+    from updater.journal import start_logging
     from updater.verbs import perform
 
-    log_to_stderr()
+    start_logging()
     end_with_parent()
     try:
         node = shared.node()

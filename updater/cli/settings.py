@@ -18,7 +18,7 @@ def config() -> None:
 @config.command("check")
 @pass_shared
 def config_check(shared: Shared) -> None:
-    """Read all settings and the keys that they name, and say whether they hold.
+    """Read all settings, the keys and time zones that they name, and say whether they hold.
 
     Example: bascule config check
     """
@@ -29,6 +29,11 @@ def config_check(shared: Shared) -> None:
     loaded = load(shared.config)
     slot_layout(loaded.settings)
     load_keys(loaded.settings.trust.payload_keys)
+    if rows := loaded.settings.reboot.windows:
+        from updater.windows import read_windows
+        from updater.zones import local_zone
+
+        read_windows(rows, local=local_zone())
     click.echo("settings hold: " + ", ".join(str(file) for file in loaded.files))
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import select
 import sys
-import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -56,9 +56,17 @@ def _watch(client: Client, *, as_json: bool) -> None:
                 height = len(lines)
             last = facts
             sys.stdout.flush()
-            time.sleep(WATCH_PAUSE_SECS)
+            if _reader_has_gone(WATCH_PAUSE_SECS):
+                return
     except KeyboardInterrupt:
         return
+
+
+def _reader_has_gone(limit_secs: float) -> bool:
+    """Wait; returns early and true when nobody reads our output any more: `| head -1`."""
+    poller = select.poll()
+    poller.register(sys.stdout.fileno(), 0)  # only errors and the end
+    return bool(poller.poll(limit_secs * 1000))
 
 
 @bascule.command()

@@ -170,7 +170,12 @@ BAD: dict[str, tuple[list[str], int, str, str]] = {
     "an odd name": (
         ["build", "--partition", "a/b=usr.img", "--output", "v.crau"], 1, "part-unknown", "'a/b'",
     ),
-    "format 1": ([*BUILD, "--format", "1"], 1, "payload-version", "not yet written"),
+    "format 1 of xz": (
+        [*BUILD, "--format", "1", "--compression", "xz"],
+        3,
+        "operation-unsupported",
+        "readers of format 1 refuse xz",
+    ),
     "a key that exists": (["keygen", "release"], 1, "key-exists", "exists already"),
     "a key nowhere": (["keygen", "missing/k"], 1, "file-write", "No such file"),
     "an unsigned payload": (

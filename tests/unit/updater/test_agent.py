@@ -25,8 +25,11 @@ from updater.agent import (
     decide,
 )
 from updater.gates import GateVerdict
+from updater.gates.window import WindowGate
 from updater.lifecycle import State
+from updater.settings import WindowSettings
 from updater.state import NodeState, Update
+from updater.windows import read_windows
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 HOUR: Final = timedelta(hours=1)
@@ -35,7 +38,7 @@ SECOND: Final = timedelta(seconds=1)
 OPEN: Final = GateVerdict(code="reboot-automatic", sentence="open", is_open=True)
 CLOSED: Final = GateVerdict(code="reboot-manual", sentence="closed", is_open=False)
 LATER: Final = GateVerdict(
-    code="window", sentence="closed for an hour", is_open=False, opens_at=NOW + HOUR
+    code="window-closed", sentence="closed for an hour", is_open=False, opens_at=NOW + HOUR
 )
 UPDATE: Final = Update(
     version="2.0.0", rollback_index=2, previous_version="1.0.0", slot="b", began=NOW - HOUR
@@ -125,12 +128,12 @@ def test_the_next_action_is(
 
 def test_a_wait_says_why_and_until_when() -> None:
     waiting = answer(State.ARMED, {}, gates=(OPEN, LATER))
-    assert waiting == Wait(until=NOW + HOUR, code="window", sentence="closed for an hour")
+    assert waiting == Wait(until=NOW + HOUR, code="window-closed", sentence="closed for an hour")
 
 
 def test_a_wait_ends_when_the_next_check_is_due() -> None:
     waiting = answer(State.ARMED, {"next_check": NOW + SECOND}, gates=(LATER,))
-    assert waiting == Wait(until=NOW + SECOND, code="window", sentence="closed for an hour")
+    assert waiting == Wait(until=NOW + SECOND, code="window-closed", sentence="closed for an hour")
 
 
 def test_without_automatic_checks_an_idle_node_waits_for_something_to_happen() -> None:
@@ -242,6 +245,37 @@ def test_a_permit_is_asked_for_only_when_it_could_be_used_at_once(
     if decide(view, now) == TakePermit():
         assert view.node.state is State.ARMED
         assert all(gate.is_open for gate in view.gates)
+
+
+@UNTIMED
+@given(
+    views(State.ARMED),
+    st.integers(min_value=0, max_value=14 * 1440).map(lambda minutes: NOW + minutes * SECOND * 60),
+)
+def test_windows_are_obeyed_wherever_the_clock_jumps(view: View, now: datetime) -> None:
+    """Only the time that the clock shows now counts; the wait ends when the window opens."""
+    row = WindowSettings(start="Tue,Sat 23:00", length="2h30m")
+    gate = WindowGate(read_windows([row], local=UTC))
+    hour = now.weekday() * 24 + now.hour + now.minute / 60  # of the week
+    inside = any(begin <= hour < begin + 2.5 for begin in (1 * 24 + 23, 5 * 24 + 23))
+    view = replace(view, gates=(gate.verdict(now),), checks_automatic=False)
+    action = decide(view, now)
+    assert inside or action not in {Reboot(), TakePermit()}
+    if not inside and view.node.permit == "none":
+        assert isinstance(action, Wait)
+        assert action.until is not None
+        assert gate.verdict(action.until).is_open
+        assert not gate.verdict(action.until - SECOND).is_open
+
+
+@UNTIMED
+@given(views(State.TRIAL, State.REBOOTING, State.INSTALLING, State.VERIFYING, State.IDLE), times)
+def test_no_gate_keeps_a_node_from_anything_but_rebooting_what_is_armed(
+    view: View, now: datetime
+) -> None:
+    """Least of all from going back: a trial that failed does not wait for a window."""
+    actions = {decide(replace(view, gates=gates), now) for gates in ((OPEN,), (CLOSED,), (LATER,))}
+    assert len(actions) == 1
 
 
 @UNTIMED

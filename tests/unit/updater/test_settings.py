@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from updater.errors import EXIT_USAGE, SettingsError
+from updater.errors import EXIT_USAGE, SettingsError, WindowInvalidError
 from updater.settings import SETTINGS_MAX_BYTES, Loaded, load
 
 WHOLE: Final = """\
@@ -121,6 +121,11 @@ class TestWhatIsRefused:
             ('\n\n[server]\n# a note\n"url" = "x"\n', "server.url", 12),
             ("[sever]\n", "sever", 8),
             ('[[health.checks]]\nname = "x"\ncomand = ["true"]\n', "health.checks.comand", 10),
+            (
+                '[[reboot.windows]]\nstart = ""\n\n[[reboot.windows]]\nlength = ""\nbegin = ""\n',
+                "reboot.windows.begin",
+                13,
+            ),
             ("download = { retries = 1, retrys = 2 }\n", "download.retrys", 1),
             ("download.retrys = 2\n", "download.retrys", 1),
         ],
@@ -184,6 +189,21 @@ class TestWhatIsRefused:
         text = '[slots]\ndisk = "/dev/vda"\n[trust]\nmetadata_url = "https://x.example/"\n'
         assert "at least one" in refusal(tmp_path, text)
 
+    def test_grubs_environment_needs_its_file(self, tmp_path: Path) -> None:
+        grub = WHOLE.replace("[slots]\n", '[slots]\nboot_control = "grubenv"\n')
+        assert "slots.grubenv is not set" in refusal(tmp_path, grub)
+        relative = grub.replace("[slots]\n", '[slots]\ngrubenv = "grub/grubenv"\n')
+        assert "slots.grubenv 'grub/grubenv' is no absolute path" in refusal(tmp_path, relative)
+
+    def test_grubs_environment_counts_fewer_tries(self, tmp_path: Path) -> None:
+        text = WHOLE.replace(
+            "[slots]\n",
+            '[slots]\nboot_control = "grubenv"\ngrubenv = "/boot/grub/grubenv"\ntries = 10\n',
+        )
+        sentence = refusal(tmp_path, text)
+        assert "slots.tries is 10, GRUB's environment counts to 9" in sentence
+        loaded(tmp_path, text.replace("tries = 10", "tries = 9"))
+
     def test_permits_of_etcd_need_an_etcd(self, tmp_path: Path) -> None:
         sentence = refusal(tmp_path, WHOLE + '[permit]\nkind = "etcd"\n')
         assert "permit.endpoints is empty" in sentence
@@ -215,3 +235,64 @@ class TestWhatIsRefused:
         assert f"trust.metadata_url {url!r} is no http, https or file URL" in sentence
         write(tmp_path, WHOLE.replace("https://updates.example", "file:///srv/mirror"))
         load(tmp_path / "node.toml")
+
+
+WINDOWS: Final = """\
+[[reboot.windows]]
+start = "Sun 02:00"
+length = "4h"
+
+[[reboot.windows]]
+length = "1h"
+start = "Sat 12:00"
+timezone = "Europe/Berlin"
+"""
+
+
+class TestRebootWindows:
+    def test_are_a_list_of_starts_and_lengths(self, tmp_path: Path) -> None:
+        windows = loaded(tmp_path, WHOLE + WINDOWS).settings.reboot.windows
+        assert [(w.start, w.length, w.timezone) for w in windows] == [
+            ("Sun 02:00", "4h", ""),
+            ("Sat 12:00", "1h", "Europe/Berlin"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("right", "wrong", "words"),
+        [
+            ("Sat 12:00", "Sat 25:00", "hour 25 is not within 0..23"),
+            ("1h", "1", "length '1' is no time span"),
+            ("1h", "30s", "not within one minute and seven days"),
+            ("Europe/Berlin", "Europe/Berln", "time zone 'Europe/Berln' is not known here"),
+            ("12:00", "12:00 UTC", "two time zones"),
+        ],
+    )
+    def test_that_do_not_hold_are_refused_where_they_are_written(
+        self, tmp_path: Path, right: str, wrong: str, words: str
+    ) -> None:
+        file = write(tmp_path, WHOLE + WINDOWS.replace(right, wrong))
+        with pytest.raises(WindowInvalidError) as caught:
+            load(file)
+        assert str(caught.value).startswith(f"{file}, line 14: ")
+        assert words in str(caught.value)
+        assert (caught.value.code, caught.value.exit_status) == ("window-invalid", EXIT_USAGE)
+
+    @pytest.mark.parametrize("wrong", ["timezone = 1", 'length = ""'])
+    def test_of_the_wrong_kind_name_the_line_in_their_own_table(
+        self, tmp_path: Path, wrong: str
+    ) -> None:
+        key = wrong.partition(" ")[0]
+        text = "\n".join(
+            wrong if line.startswith(key) and number > 4 else line
+            for number, line in enumerate(WINDOWS.splitlines())
+        )
+        line = 13 if key == "length" else 15
+        assert f"node.toml, line {line}: reboot.windows.{key}: Expected" in refusal(
+            tmp_path, WHOLE + text
+        )
+
+    def test_do_not_keep_the_service_down_in_an_image_without_time_zones(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("updater.zones._find", lambda _name: None)
+        assert len(loaded(tmp_path, WHOLE + WINDOWS).settings.reboot.windows) == 2
