@@ -169,7 +169,7 @@ def _check(node: Node, _: NoOptions, _by: str) -> Facts:
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = checking.look(node, memory, by_person=True, version=pinned_version(node))
     armed = memory.update if memory.state is State.ARMED else None
-    if armed is not None and armed.version == found.release.version:
+    if armed is not None and armed.version == found.version:
         raise checking.ArmedAlreadyError(f"version {armed.version} is armed already")
     return {
         "version": found.version,

@@ -35,7 +35,7 @@ def apart(old: bytes, new: bytes) -> bytes:
             delta.patch([(0, PER_CHUNK)], [extent])
         else:
             delta.replace(REPLACE_ZSTD, [extent])
-    unsigned = delta.bytes()
+    unsigned = delta.payload()
     size = struct.unpack_from(">Q", unsigned, 12)[0]
     manifest = pb.DeltaArchiveManifest.FromString(unsigned[24 : 24 + size])
     return Forge(manifest, delta.blobs, keys=[payload_key()]).bytes()

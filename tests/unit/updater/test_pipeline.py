@@ -17,7 +17,7 @@ from images.build import build
 from images.errors import BlobMismatchError, ImagesError, PayloadSignatureError
 from images.operations import memory_bytes
 from images.reader import Accept, Metadata, PayloadFile, verify_file
-from images.release import facts_of
+from images.release import PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
 from partitions.booted import Booted
 from partitions.errors import DeviceWriteError, PartitionsError
@@ -580,6 +580,7 @@ class TestBeforeTheFirstByteIsWritten:
         import msgspec
 
         plan = bench.plan()
+        assert isinstance(plan.facts, PayloadFacts)
         part = msgspec.structs.replace(plan.facts.partitions[0], size=4096)
         facts = msgspec.structs.replace(plan.facts, partitions=(part, *plan.facts.partitions[1:]))
         with pytest.raises(FactsMismatchError):
