@@ -48,6 +48,10 @@ WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory say
 PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 PERMIT_CODES: Final = "permit-"
+WEAKENED: Final = (
+    "trust.mode is payload-key: any newer payload that a key of trust.payload_keys signed is "
+    "installed when the Omaha server says so; no channel, no withdrawal and no expiry protects it"
+)
 LOOP: Final = "loop"  # this loop, as the watchdog knows it
 
 
@@ -90,6 +94,8 @@ class Daemon:
     def run(self) -> None:
         """Run until `stop` is set or a signal sets it."""
         log.info("service begins state-folder=%s", self._node.store.folder)
+        if self._node.settings.trust.mode == "payload-key":
+            log.warning("trust is weakened code=payload-key-mode why=%s", WEAKENED)
         self._watchdog.expect(LOOP)
         self._node.beat = self._beat
         if self._reporter is not None:

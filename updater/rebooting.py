@@ -329,8 +329,10 @@ def _cancel(node: Node, memory: NodeState) -> NodeState:
     update = memory.update
     if update is not None:
         node.store.remember(node.clock(), "cancelled", version=update.version)
-        if not update.rollback:
+        if not update.rollback and update.version:
             _deny(node, update.version, f"a person took version {update.version} back")
+        if update.origin == "offered":  # a plain server waits for its end, and offers nothing else
+            node.report(_cancelled(node, update))
     memory = withdraw(node, memory)
     booted = node.boot().slot
     if update is not None and update.rollback:
@@ -350,6 +352,19 @@ def _cancel(node: Node, memory: NodeState) -> NodeState:
         failures=0,
     )
     return node.advance(memory, Event.CANCELLED, update=None, next_check=due, reboot_ordered=False)
+
+
+def _cancelled(node: Node, update: Update) -> Report:
+    return Report(
+        event_type=FAILED[0],
+        event_result=FAILED[1],
+        at=node.clock(),
+        version=update.previous_version,
+        code="rolled-back",
+        sentence=f"a person took version {update.version} back",
+        next_version=update.version,
+        downloaded=update.downloaded,
+    )
 
 
 def _deny(node: Node, version: str, sentence: str) -> None:

@@ -74,6 +74,7 @@ class ServerSettings(_Section, frozen=True):
 class TrustSettings(_Section, frozen=True):
     """`[trust]`: who says what."""
 
+    mode: Literal["tuf", "payload-key"] = "tuf"
     metadata_url: str = ""
     root_file: str = ""  # empty: /usr/lib/bascule/root.json of the booted slot
     payload_keys: list[str] = []
@@ -97,6 +98,8 @@ class UpdatesSettings(_Section, frozen=True):
     automatic: bool = True
     reboot: Literal["automatic", "manual"] = "manual"
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+    postinstall: Literal["none", "flatcar"] = "none"
+    postinstall_timeout_secs: Seconds = 1800  # it may download extension images
 
 
 class WindowSettings(_Section, frozen=True):
@@ -303,18 +306,35 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     _check_slots(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
-    if not settings.trust.metadata_url:
-        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
-    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", settings.trust.metadata_url):
-        raise SettingsError(
-            f"{where}: trust.metadata_url {settings.trust.metadata_url!r} is no http, https or "
-            "file URL without user information"
-        )
+    if settings.updates.postinstall == "flatcar" and "usr" not in settings.slots.a:
+        raise SettingsError(f"{where}: updates.postinstall is flatcar but [slots] have no part usr")
+    _check_trust(settings, where)
     for url in (settings.server.omaha_url, *settings.download.mirrors):
         if url and not re.match(r"https?://[^@\s]+$", url):
             raise SettingsError(
                 f"{where}: {url!r} is no http or https URL without user information"
             )
+
+
+def _check_trust(settings: Settings, where: Path) -> None:
+    """Refuse settings by which nothing, or anything, could be trusted."""
+    trust = settings.trust
+    if trust.mode == "payload-key":
+        if not trust.payload_keys:
+            raise SettingsError(
+                f"{where}: trust.mode is payload-key but trust.payload_keys is empty: "
+                "nothing could be trusted"
+            )
+        if not settings.server.omaha_url:
+            raise SettingsError(f"{where}: trust.mode is payload-key but server.omaha_url is empty")
+        return
+    if not trust.metadata_url:
+        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
+    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", trust.metadata_url):
+        raise SettingsError(
+            f"{where}: trust.metadata_url {trust.metadata_url!r} is no http, https or "
+            "file URL without user information"
+        )
 
 
 def _check_slots(slots: SlotsSettings, where: Path) -> None:

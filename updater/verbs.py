@@ -52,10 +52,15 @@ class NoOptions(_Options, frozen=True):
 
 
 class UpdateOptions(_Options, frozen=True):
-    """`force`: also a version that failed here; `version`: this one and no other."""
+    """`force`: also a version that failed here; `version`: this one and no other.
+
+    `payload`: the path or URL of a payload to install, instead of asking; then `force` also
+    takes an older one.
+    """
 
     force: bool = False
     version: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    payload: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class RebootOptions(_Options, frozen=True):
@@ -164,13 +169,13 @@ def _check(node: Node, _: NoOptions, _by: str) -> Facts:
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = checking.look(node, memory, by_person=True, version=pinned_version(node))
     armed = memory.update if memory.state is State.ARMED else None
-    if armed is not None and armed.version == found.release.version:
+    if armed is not None and armed.version == found.version:
         raise checking.ArmedAlreadyError(f"version {armed.version} is armed already")
     return {
-        "version": found.release.version,
+        "version": found.version,
         "running": found.running.version,
-        "payload": found.payload.path,
-        "size": found.payload.size,
+        "payload": found.path or found.urls[0],
+        "size": found.size,
     }
 
 
@@ -178,13 +183,20 @@ def _update(node: Node, options: UpdateOptions, _by: str) -> Facts:
     from updater import checking, updating
     from updater.lifecycle import State
 
+    if options.payload and options.version:
+        raise VerbOptionsError("update: a given payload is of the version that it is of")
     version = _wanted(node, options.version)
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = None
         resumes = memory.state in {State.INSTALLING, State.VERIFYING}
-        if not resumes or options.version:
+        if not resumes or options.version or options.payload:
             memory, found = checking.check(
-                node, memory, by_person=True, forced=options.force, version=version
+                node,
+                memory,
+                by_person=True,
+                forced=options.force,
+                version=version,
+                payload=options.payload,
             )
         memory = updating.install(node, memory, found, by_person=True)
     return _armed(memory)

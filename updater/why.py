@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from updater.node import Node
     from updater.state import NodeState
 
-_CHECKED_WELL = frozenset({"", "offered", "nothing-newer", "armed-already"})
+_CHECKED_WELL = frozenset({"", "offered", "given", "nothing-newer", "armed-already"})
 _NEXT = {
     agent.Check: "ask whether there is something newer",
     agent.Install: "write the passive slot on, verify and arm it",
