@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +31,7 @@ from updater.rooms import ROOM_ERRORS
 from updater.steering import Reporter
 
 if TYPE_CHECKING:
+    from updater.metrics_file import MetricsFile
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ ERROR_PAUSE_MAX_SECS: Final = 60.0
 REPORT_PAUSE_SECS: Final = 30.0
 REPORT_FAREWELL_SECS: Final = 2.0
 WORKER_LOOK_SECS: Final = 0.1
+BUSY_LOOK_SECS: Final = 5.0  # between two looks at the metrics while a worker is busy
 WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory says
 PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
@@ -67,6 +70,7 @@ class Daemon:
         self._worker = worker
         self._engine = Engine(node=node)
         self._reporter = self._make_reporter()
+        self._metrics = self._make_metrics()
         self._errors = 0
 
     def run(self) -> None:
@@ -98,6 +102,7 @@ class Daemon:
                 self._work(wait)
                 wait = None
             self._wake_reporter()
+            self._show_metrics()
             if wait is not None:
                 self._rest(wait)
         except DownloadStoppedError:
@@ -109,6 +114,7 @@ class Daemon:
             log.warning("step failed code=%s why=%s pause=%.0f", code, error, pause)
             if self._reporter is not None:
                 self._reporter.wake()
+            self._show_metrics()
             self._node.stop.wait(pause)
             return
         self._errors = 0
@@ -122,6 +128,7 @@ class Daemon:
         name = "check" if isinstance(action, Check) else "install"
         with subprocess.Popen([*(self._worker or ()), "--action", name]) as process:
             while process.poll() is None:
+                self._show_metrics(busy=True)
                 if self._node.stop.wait(WORKER_LOOK_SECS):
                     process.terminate()
                     break
@@ -151,6 +158,19 @@ class Daemon:
     def _wake_reporter(self) -> None:
         if self._reporter is not None and self._node.store.read_reports():
             self._reporter.wake()
+
+    def _show_metrics(self, *, busy: bool = False) -> None:
+        if self._metrics is not None:
+            self._metrics.look(pause_secs=BUSY_LOOK_SECS if busy else 0.0)
+
+    def _make_metrics(self) -> MetricsFile | None:
+        """Return what writes the metrics; it is loaded only where somebody reads them."""
+        textfile = self._node.settings.metrics.textfile
+        if not textfile:
+            return None
+        from updater.metrics_file import MetricsFile
+
+        return MetricsFile(Path(textfile), self._node)
 
     def _make_reporter(self) -> Reporter | None:
         node = self._node

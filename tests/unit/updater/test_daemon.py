@@ -150,11 +150,18 @@ class TestTheWorker:
         Daemon(node, worker(script)).run()
         watcher.join()
 
-    def test_is_told_what_to_do(self, world: World, tmp_path: Path) -> None:
+    def test_is_told_what_to_do(
+        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         seen = tmp_path / "seen"
-        script = f"import sys; open({str(seen)!r}, 'a').write(' '.join(sys.argv[1:]) + '\\n')"
+        script = (  # at one stroke: the service is stopped as soon as the file is there
+            "import os, sys\n"
+            "open('draft', 'w').write(' '.join(sys.argv[1:]))\n"
+            f"os.rename('draft', {str(seen)!r})"
+        )
+        monkeypatch.chdir(tmp_path)
         self.start(world, script, seen)
-        assert seen.read_text().splitlines()[0] == "--action check"
+        assert seen.read_text() == "--action check"
 
     @pytest.mark.parametrize(("status", "failed"), [(0, False), (4, False), (3, True), (1, True)])
     def test_that_fails_is_noted_and_tried_again(
