@@ -4,9 +4,11 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ROOMS  := images partitions updater server
+DESTDIR ?=
+NODE_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit tools bench slow fuzz coverage proto requirements clean
+.PHONY: help setup demo test lint types contracts unit tools bench slow fuzz coverage proto requirements papers man completions install clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -33,7 +35,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 types: setup
-	$(BIN)/mypy $(ROOMS) tests demo
+	$(BIN)/mypy $(ROOMS) tests demo papers
 
 contracts: setup
 	$(BIN)/lint-imports
@@ -52,10 +54,23 @@ coverage: setup tools
 proto: setup ## regenerate the protobuf module
 	$(BIN)/python -m images.proto.generate
 
+papers: man completions ## man pages and completions into build/, docs/errors.md afresh
+	$(BIN)/python -m papers errors docs/errors.md
+
+man: setup ## manual pages, into build/man or DESTDIR/usr/share/man
+	$(BIN)/python -m papers man $(if $(DESTDIR),$(DESTDIR)/usr/share/man,build/man)
+
+completions: setup ## for bash, zsh and fish, into build/completions or DESTDIR/usr/share
+	$(BIN)/python -m papers completions $(if $(DESTDIR),$(DESTDIR)/usr/share,build/completions)
+
+install: ## a node's files below DESTDIR=; NODE_PYTHON= is the image's interpreter
+	sh updater/system/install "$(DESTDIR)" "$(NODE_PYTHON)"
+
 requirements: ## pin afresh; needs uv on PATH
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml --group dev --extra server -o requirements/dev.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml -o requirements/node.txt
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" pyproject.toml --extra server -o requirements/server.txt
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make requirements" --group build -o requirements/build.txt
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build

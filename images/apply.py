@@ -1,63 +1,103 @@
-"""Applies a full payload to files. Slots, devices and resuming are the node's matter."""
+"""Applies a payload to files. Slots, devices and resuming are the node's matter."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
+from typing import BinaryIO, Final
 
-from images.draft import Draft, draft_of
-from images.errors import FileWriteError, PartitionMismatchError, PartUnknownError
+from images.draft import CHUNK_SIZE, Draft, draft_of
+from images.errors import (
+    FileUnreadableError,
+    FileWriteError,
+    PartitionMismatchError,
+    PartUnknownError,
+    SourceMissingError,
+)
 from images.lanes import cores, in_order
 from images.operations import Bytes, decode, writes
 from images.payload import Manifest, Operation, Part
-from images.reader import Accept, Metadata, PayloadFile, Progress
+from images.reader import Accept, Metadata, PayloadFile, Progress, open_regular
 from images.signing import TrustedKeys
+from images.source import check_source
 
 _Job = tuple[Part, Operation, bytes]
+_NO_SOURCES: Final[Mapping[str, Path]] = MappingProxyType({})
+
+
+class _FileImage:
+    """An old image in an open file."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._descriptor = file.fileno()
+        self._path = path
+        self.size_bytes: Final = os.fstat(self._descriptor).st_size
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes, or fewer at the end; raise `FileUnreadableError`."""
+        try:
+            return os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            raise FileUnreadableError(f"{self._path} cannot be read: {error.strerror}") from error
 
 
 def apply_file(
     payload: Path,
     outputs: Mapping[str, Path],
     *,
+    sources: Mapping[str, Path] = _NO_SOURCES,
     keys: TrustedKeys | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Metadata:
-    """Write the images of a full payload to files; return the payload's metadata.
+    """Write the images of a payload to files; return the payload's metadata.
 
     1. with keys: the metadata signature (format 2), before the manifest is parsed;
     2. every blob's hash and, with keys, the payload signature, over the file to its last byte;
-    3. only then outputs are begun: each operation's blob is hashed again and unpacked;
-    4. each image is read back and compared with its hash in the manifest;
-    5. all outputs appear under their names, or none.
+    3. each old image that a delta starts from has the size and the hash in the manifest;
+    4. only then outputs are begun: each operation's blob is hashed again and unpacked. A delta of
+       format 1 is applied, operation by operation, to a copy of its old image;
+    5. each image is read back and compared with its hash in the manifest;
+    6. all outputs appear under their names, or none.
 
     Args:
         payload: a payload file.
         outputs: for each part that is wanted, its file, which is replaced.
+        sources: for each of these that is a delta, the old image; it is only read, and may be the
+            file that is replaced.
         keys: trusted keys; None to check no signature.
         workers: threads that unpack; None for one a core.
         progress: told of bytes read in step 2, then of bytes written in step 3.
 
     Raises:
         PartUnknownError: the payload has no part of that name, or nothing is wanted.
-        PayloadError: the payload is not sound, or a delta.
+        PayloadError: the payload is not sound, or not one that we carry out.
         PayloadRefusedError: it is not what a trusted key signed.
-        FileUnreadableError: the payload cannot be read.
+        SourceMissingError: a wanted part is a delta, and its old image is not named.
+        SourceMismatchError: the old image is another one.
+        FileUnreadableError: the payload or an old image cannot be read.
         FileWriteError: an output cannot be written.
     """
-    with PayloadFile.open(payload) as file:
-        metadata = file.metadata(keys, accept=Accept.FULL)
+    with PayloadFile.open(payload) as file, ExitStack() as stack:
+        metadata = file.metadata(keys, accept=Accept.APPLICABLE)
         _check_outputs(payload, metadata.manifest, outputs)
+        images = {
+            name: _FileImage(stack.enter_context(open_regular(path)), path)
+            for name, path in sources.items()
+        }
+        _check_names(metadata.manifest, images, outputs)
         file.verify(metadata, keys, progress=progress)
-        with ExitStack() as stack:
-            drafts = {name: stack.enter_context(draft_of(path)) for name, path in outputs.items()}
-            _write(file, metadata, drafts, workers=workers or cores(), progress=progress)
-            for part in metadata.manifest.parts:
-                if part.name in drafts:
-                    _finish(part, drafts[part.name])
+        parts = [part for part in metadata.manifest.parts if part.name in outputs]
+        _check_sources(metadata.manifest, parts, images)
+        drafts = {name: stack.enter_context(draft_of(path)) for name, path in outputs.items()}
+        work = _Work(file, metadata, drafts, images, progress=progress)
+        work.write(parts, workers=workers or cores())
+        for part in parts:
+            _finish(part, drafts[part.name])
     return metadata
 
 
@@ -75,40 +115,97 @@ def _check_outputs(payload: Path, manifest: Manifest, outputs: Mapping[str, Path
         raise FileWriteError("one file cannot be written as the output of two parts")
 
 
-def _write(
-    file: PayloadFile,
-    metadata: Metadata,
-    drafts: Mapping[str, Draft],
-    *,
-    workers: int,
-    progress: Progress | None,
+def _check_names(
+    manifest: Manifest, sources: Mapping[str, _FileImage], outputs: Mapping[str, Path]
 ) -> None:
-    """Unpack in threads, write in order; blocks that no operation writes stay zeros."""
-    block_size = metadata.manifest.block_size
-    parts = [part for part in metadata.manifest.parts if part.name in drafts]
-    total = sum(part.size for part in parts)
+    names = {part.name for part in manifest.parts}
+    for name in sources:
+        if name not in names:
+            raise PartUnknownError(f"the payload has no part {name!r} to give a source")
+    for part in manifest.parts:
+        if part.name in outputs and part.old_size is not None and part.name not in sources:
+            raise SourceMissingError(f"part {part.name} is a delta, and no old image is named")
+
+
+def _check_sources(
+    manifest: Manifest, parts: list[Part], sources: Mapping[str, _FileImage]
+) -> None:
     for part in parts:
-        drafts[part.name].set_size(part.size)
+        if part.old_size is not None:
+            image = sources[part.name]
+            check_source(part, image, size=image.size_bytes, major=manifest.major)
 
-    def unpack(job: _Job) -> Bytes | None:
-        return decode(job[1], job[2], block_size=block_size)
 
-    done = 0
-    for (part, operation, _), output in in_order(
-        unpack, _jobs(file, metadata, parts), workers=workers
-    ):
-        if output is not None:  # None: ZERO, and a new file is all zeros
+class _Work:
+    """Writes the images of one payload to drafts."""
+
+    def __init__(
+        self,
+        file: PayloadFile,
+        metadata: Metadata,
+        drafts: Mapping[str, Draft],
+        sources: Mapping[str, _FileImage],
+        *,
+        progress: Progress | None,
+    ) -> None:
+        self._file = file
+        self._metadata = metadata
+        self._manifest = metadata.manifest
+        self._drafts = drafts
+        self._sources = sources
+        self._progress = progress
+        self._done = self._total = 0
+
+    def write(self, parts: list[Part], *, workers: int) -> None:
+        """Make the images of `parts`."""
+        self._total = sum(part.size for part in parts)
+        for part in parts:
+            self._drafts[part.name].set_size(part.size)
+        self._write_apart([p for p in parts if not self._manifest.is_in_place(p)], workers)
+        for part in parts:
+            if self._manifest.is_in_place(part):
+                self._write_in_place(part)
+
+    def _write_apart(self, parts: list[Part], workers: int) -> None:
+        """Unpack in threads, write in order; blocks that no operation writes stay zeros."""
+        for (part, operation, _), output in in_order(
+            self._decode, self._jobs(parts), workers=workers
+        ):
+            self._put(part, operation, output)
+
+    def _write_in_place(self, part: Part) -> None:
+        """Copy the old image, then decode each operation after the one before it is written."""
+        draft, source = self._drafts[part.name], self._sources[part.name]
+        block_size = self._manifest.block_size
+        draft.set_size(-(-max(part.size, source.size_bytes) // block_size) * block_size)
+        for offset in range(0, source.size_bytes, CHUNK_SIZE):
+            draft.write_at(offset, source.read_at(offset, CHUNK_SIZE))
+        for _, operation, blob in self._jobs([part]):
+            output = decode(operation, blob, block_size=block_size, source=draft)
+            self._put(part, operation, output)
+
+    def _decode(self, job: _Job) -> Bytes | None:
+        part, operation, blob = job
+        return decode(
+            operation,
+            blob,
+            block_size=self._manifest.block_size,
+            source=self._sources.get(part.name),
+        )
+
+    def _jobs(self, parts: list[Part]) -> Iterator[_Job]:
+        for part in parts:
+            for operation in part.operations:
+                yield part, operation, self._file.blob(self._metadata, operation)
+
+    def _put(self, part: Part, operation: Operation, output: Bytes | None) -> None:
+        if output is not None:  # None: ZERO or DISCARD, and a new file is all zeros
+            block_size = self._manifest.block_size
             for offset, piece in writes(operation, output, block_size=block_size):
-                drafts[part.name].write_at(offset, piece)
-        done += operation.output_limit
-        if progress is not None:
-            progress(min(done, total), total)
-
-
-def _jobs(file: PayloadFile, metadata: Metadata, parts: list[Part]) -> Iterator[_Job]:
-    for part in parts:
-        for operation in part.operations:
-            yield part, operation, file.blob(metadata, operation)
+                self._drafts[part.name].write_at(offset, piece)
+        self._done += operation.output_limit
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
 
 
 def _finish(part: Part, draft: Draft) -> None:

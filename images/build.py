@@ -9,43 +9,26 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
-
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from typing import Final
 
 from images.assemble import Built, assemble
 from images.draft import Draft, draft_of, scratch_beside
-from images.errors import (
-    FileUnreadableError,
-    FileWriteError,
-    ImageSizeError,
-    OperationUnsupportedError,
-    PartUnknownError,
-    PayloadLimitsError,
-)
+from images.errors import OperationUnsupportedError, PayloadLimitsError
+from images.inputs import Image, Meter, check_names, open_image
 from images.lanes import cores, in_order
 from images.packing import CHUNK_SIZE, Blob, Compression, pack
-from images.payload import is_part_name
 from images.proto import payload_pb2 as pb
-from images.reader import Progress, open_regular
+from images.reader import Progress
 from images.rules import OUTPUT_MAX
-from images.wire import OPERATIONS_MAX, PARTS_MAX
+from images.signing import PrivateKey
+from images.wire import OPERATIONS_MAX
 
 BLOCK_SIZE: Final = 4096  # bytes; what all tools of this format write
 _ZEROS: Final = bytes(CHUNK_SIZE)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
-    name: str
-    path: Path
-    file: BinaryIO
-    size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,25 +47,13 @@ class _Recipe:
         return pack(chunk, self.candidates)
 
 
-class _Meter:
-    """Adds up the image bytes of all parts for whoever watches."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-
-
 def build(
     parts: Sequence[tuple[str, Path]],
     output: Path,
     *,
     compression: str | None = None,
     compat: bool = False,
-    keys: Sequence[RSAPrivateKey] = (),
+    keys: Sequence[PrivateKey] = (),
     block_size: int = BLOCK_SIZE,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -114,11 +85,13 @@ def build(
         block_size=block_size,
         workers=workers or cores(),
     )
-    _check_names([name for name, _ in parts])
+    check_names([name for name, _ in parts])
     manifest = pb.DeltaArchiveManifest(block_size=block_size, minor_version=0)
     with ExitStack() as stack:
-        images = [_open_image(name, path, output, block_size, stack) for name, path in parts]
-        meter = _Meter(sum(image.size for image in images), progress)
+        images = [
+            open_image(name, path, output, stack, block_size=block_size) for name, path in parts
+        ]
+        meter = Meter(images, progress)
         draft = stack.enter_context(draft_of(output))
         scratch = stack.enter_context(scratch_beside(output))
         for image in images:
@@ -135,38 +108,18 @@ def _candidates(compression: str | None, *, compat: bool) -> tuple[Compression, 
     return (Compression(compression),)
 
 
-def _check_names(names: Sequence[str]) -> None:
-    if not 0 < len(names) <= PARTS_MAX:
-        raise PartUnknownError(f"a payload has 1 to {PARTS_MAX} parts, not {len(names)}")
-    for name in names:
-        if not is_part_name(name):
-            raise PartUnknownError(f"{name!r} is not the name of a part")
-        if names.count(name) > 1:
-            raise PartUnknownError(f"part {name} is named twice")
-
-
-def _open_image(name: str, path: Path, output: Path, block_size: int, stack: ExitStack) -> _Image:
-    file = stack.enter_context(open_regular(path))
-    if output.exists() and path.samefile(output):
-        raise FileWriteError(f"{output} cannot be written: it is the image of part {name}")
-    size = os.fstat(file.fileno()).st_size
-    if size == 0 or size % block_size:
-        raise ImageSizeError(f"image {path} has {size} bytes: not whole blocks of {block_size}")
-    return _Image(name=name, path=path, file=file, size=size)
-
-
 def _pack_image(
-    image: _Image,
+    image: Image,
     manifest: pb.DeltaArchiveManifest,
     scratch: Draft,
     recipe: _Recipe,
-    meter: _Meter,
+    meter: Meter,
 ) -> None:
     """Add one part to the manifest and its blobs to the scratch file."""
     update = manifest.partitions.add(partition_name=image.name)
     digest = hashlib.sha256()
     position = 0
-    for chunk, blob in in_order(recipe.pack, _chunks(image), workers=recipe.workers):
+    for chunk, blob in in_order(recipe.pack, image.chunks(), workers=recipe.workers):
         digest.update(chunk)
         extent = pb.Extent(
             start_block=position // recipe.block_size, num_blocks=len(chunk) // recipe.block_size
@@ -183,19 +136,6 @@ def _pack_image(
         meter.add(len(chunk))
     update.new_partition_info.size = image.size
     update.new_partition_info.hash = digest.digest()
-
-
-def _chunks(image: _Image) -> Iterator[bytes]:
-    left = image.size
-    while left:
-        try:
-            chunk = image.file.read(min(CHUNK_SIZE, left))
-        except OSError as error:
-            raise FileUnreadableError(f"{image.path} cannot be read: {error.strerror}") from error
-        if len(chunk) != min(CHUNK_SIZE, left):
-            raise FileUnreadableError(f"{image.path} shrank while it was read")
-        left -= len(chunk)
-        yield chunk
 
 
 def _add_blob(

@@ -25,7 +25,6 @@ from typing_extensions import override
 from images.errors import (
     FileWriteError,
     PartUnknownError,
-    PayloadVersionError,
 )
 
 if TYPE_CHECKING:
@@ -87,15 +86,23 @@ def cli() -> None:
 
 @cli.command(epilog="Example: bascule-image keygen release")
 @click.argument("name", type=click.Path(path_type=Path))
-@click.option("--bits", type=click.Choice(["2048", "4096"]), default="2048", show_default=True)
-def keygen(name: Path, bits: str) -> None:
+@click.option(
+    "--type", "kind", type=click.Choice(["rsa", "ec"]), default="rsa", show_default=True,
+    help="ec: P-256, for payloads of format 2 alone.",
+)  # fmt: skip
+@click.option(
+    "--bits", type=click.Choice(["2048", "4096"]), default="2048", show_default=True,
+    help="Of an RSA key.",
+)  # fmt: skip
+def keygen(name: Path, kind: str, bits: str) -> None:
     """Make a key pair that signs payloads: NAME.key.pem and NAME.pub.pem.
 
     The private key is not encrypted: keep it offline. The public one goes to nodes.
     """
+    from images.signing import KeyType
     from images.signing import keygen as make
 
-    private, public = make(name, bits=int(bits))
+    private, public = make(name, kind=KeyType(kind), bits=int(bits))
     click.echo(f"private key: {private}\npublic key:  {public}")
 
 
@@ -108,15 +115,21 @@ def keygen(name: Path, bits: str) -> None:
     required=True, help="A part and its image; may repeat.",
 )  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The payload.")
-@click.option("--format", "major", type=click.Choice(["2", "1"]), default="2", show_default=True)
+@click.option(
+    "--format", "major", type=click.Choice(["2", "1"]), default="2", show_default=True,
+    help="1: for Flatcar; parts usr, kernel and pcr-policy, always plain.",
+)  # fmt: skip
 @click.option(
     "--compression", type=click.Choice(["zstd", "xz", "bz2", "none"]),
-    help="Default: zstd; with --compat the smaller of xz and bz2.",
+    help="Default: zstd; with --compat the smaller of xz and bz2; in format 1 bz2.",
 )  # fmt: skip
-@click.option("--compat", is_flag=True, help="Only what stock readers of full payloads take.")
+@click.option(
+    "--compat", is_flag=True,
+    help="Only what stock readers of full payloads take; in format 1 nothing changes.",
+)  # fmt: skip
 @click.option(
     "--key", "keys", type=click.Path(path_type=Path), multiple=True,
-    help="A private key that signs; may repeat.",
+    help="A private key that signs; may repeat. In format 1 the node's key comes last.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def build(
@@ -129,19 +142,23 @@ def build(
     as_json: bool,  # noqa: FBT001
 ) -> None:
     """Build a payload out of images, one for each part."""
-    from images.build import build as make
+    from images.build import build as build_format_2
+    from images.format_1 import build_format_1
     from images.signing import load_private_key
 
-    if major != "2":
-        raise PayloadVersionError("payloads of format 1 are read and applied, not yet written")
     if compat and compression == "zstd":
         raise click.UsageError("stock readers of full payloads refuse zstd: not with --compat")
     private = [load_private_key(path) for path in keys]
     with _progress("build") as progress:
-        built = make(
-            partitions, output, compression=compression, compat=compat, keys=private,
-            progress=progress,
-        )  # fmt: skip
+        if major == "1":
+            built = build_format_1(
+                partitions, output, compression=compression, keys=private, progress=progress
+            )
+        else:
+            built = build_format_2(
+                partitions, output, compression=compression, compat=compat, keys=private,
+                progress=progress,
+            )  # fmt: skip
     facts = {
         "file": str(output),
         "size": built.size_bytes,
@@ -198,7 +215,7 @@ def verify(payload: Path, keys: Sequence[Path], as_json: bool) -> None:  # noqa:
 
 
 @cli.command(
-    epilog="Example: bascule-image apply v2.crau --output usr=usr.img --public-key release.pub.pem"
+    epilog="Example: bascule-image apply delta.crau --source usr=v1.ext4 --output usr=v2.ext4"
 )
 @click.argument("payload", type=click.Path(path_type=Path))
 @click.option(
@@ -207,7 +224,7 @@ def verify(payload: Path, keys: Sequence[Path], as_json: bool) -> None:  # noqa:
 )  # fmt: skip
 @click.option(
     "--source", "sources", metavar="NAME=FILE", callback=_named_files, multiple=True,
-    help="A part and the image a delta starts from; a full payload needs none.",
+    help="A part and the image that a delta starts from; a full payload needs none.",
 )  # fmt: skip
 @click.option(
     "--public-key", "keys", type=click.Path(path_type=Path), multiple=True,
@@ -221,14 +238,14 @@ def apply(
     keys: Sequence[Path],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write the images of a full payload to files, whole or not at all."""
+    """Write the images of a payload to files, whole or not at all."""
     from images.apply import apply_file
 
-    _by_name(sources)
+    old = _by_name(sources)
     wanted = _by_name(outputs)
     trusted = _trusted(keys) if keys else None
     with _progress("apply") as progress:
-        metadata = apply_file(payload, wanted, keys=trusted, progress=progress)
+        metadata = apply_file(payload, wanted, sources=old, keys=trusted, progress=progress)
     facts = {
         "file": str(payload),
         "verified": trusted is not None,

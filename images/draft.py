@@ -40,6 +40,10 @@ class Draft:
             count = os.pwrite(self._descriptor, view, offset)
             view, offset = view[count:], offset + count
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return up to `size` bytes of what was written; raise OSError."""
+        return os.pread(self._descriptor, size, offset)
+
     def set_size(self, size: int) -> None:
         """Cut or extend the file to `size` bytes; new bytes are zeros; raise OSError."""
         os.ftruncate(self._descriptor, size)
@@ -69,11 +73,9 @@ def draft_of(path: Path) -> Iterator[Draft]:
     """
     target = _checked_target(path)
     name = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    try:
+    descriptor = -1
+    try:  # around the opening too: a signal may come before the descriptor is even named
         descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, _MODE)
-    except OSError as error:
-        raise _translated(path, error) from error
-    try:
         draft = Draft(descriptor)
         yield draft
         draft.sync()
@@ -82,7 +84,8 @@ def draft_of(path: Path) -> Iterator[Draft]:
     except OSError as error:
         raise _translated(path, error) from error
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
         with contextlib.suppress(OSError):
             name.unlink(missing_ok=True)
 

@@ -13,6 +13,7 @@ Each leaf owns a stable code, a hint for a person and an exit status. Nothing is
     ├── PayloadRefusedError         the bytes are not the ones that were signed
     │   ├── MetadataSignatureError, PayloadSignatureError, PayloadUnsignedError
     │   └── MetadataMismatchError, BlobMismatchError
+    ├── SourceMissingError, SourceMismatchError
     ├── KeyUnreadableError, KeyUnsuitableError, KeyExistsError
     ├── DocumentInvalidError, VersionInvalidError
     └── FileUnreadableError, FileWriteError, ImageSizeError, PartUnknownError
@@ -109,11 +110,11 @@ class OperationUnsupportedError(UnsupportedError):
     """The payload asks for an operation that we do not carry out."""
 
     code = "operation-unsupported"
-    hint = "Build a full payload of REPLACE, REPLACE_BZ, REPLACE_XZ, REPLACE_ZSTD and ZERO."
+    hint = "Use the full payload of the release; images/README.md lists what is carried out."
 
 
 class DeltaUnsupportedError(UnsupportedError):
-    """The payload is a delta; only full payloads are applied."""
+    """The payload is a delta that is not applied here: unknown, or no old image is at hand."""
 
     code = "delta-unsupported"
     hint = "Use the full payload of the same release."
@@ -160,6 +161,20 @@ class BlobMismatchError(PayloadRefusedError):
     hint = "Fetch or copy the payload again; if it happens again, the source is damaged."
 
 
+class SourceMissingError(ImagesError):
+    """A delta is to be applied without the image that it starts from."""
+
+    code = "source-missing"
+    hint = "Give the old image (`--source NAME=FILE`), or use the full payload of the release."
+
+
+class SourceMismatchError(ImagesError):
+    """The old image is not the one that a delta starts from."""
+
+    code = "source-mismatch"
+    hint = "Use the image that the delta was built from, or the full payload of the release."
+
+
 class KeyUnreadableError(ImagesError):
     """A key file is missing or is no PEM key."""
 
@@ -171,7 +186,7 @@ class KeyUnsuitableError(ImagesError):
     """A key is of a kind or size that payloads are not signed with."""
 
     code = "key-unsuitable"
-    hint = "Use an RSA key of 2048 or 4096 bits with exponent 65537 (`bascule-image keygen NAME`)."
+    hint = "Use RSA-2048 or 4096, or EC P-256 in format 2 alone: `bascule-image keygen NAME`."
 
 
 class KeyExistsError(ImagesError):

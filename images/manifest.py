@@ -6,7 +6,7 @@ file is read here, no signature is verified.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from google.protobuf.message import DecodeError
@@ -18,6 +18,8 @@ from images.errors import (
     PayloadLimitsError,
 )
 from images.payload import (
+    COPIES,
+    READS_SOURCE,
     SPARSE_HOLE,
     Extent,
     Manifest,
@@ -33,6 +35,7 @@ from images.rules import (
     OUTPUT_MAX,
     SHA256_SIZE,
     blob_bytes,
+    check_delta,
     check_end,
     check_full,
     output_limit,
@@ -81,8 +84,9 @@ def parse_manifest(header: Header, data: bytes, *, payload_size: int) -> Manifes
     """Return the manifest in `data`, of a payload of `payload_size` bytes.
 
     Checks in this order: counts, syntax, block size, parts, blobs (back to back, in order), end
-    of the file; then, of a full payload, each operation, and that every block of a format 2 image
-    is written exactly once. The operations of a delta are only described, not vouched for.
+    of the file; then each operation, and that every block of a format 2 image is written exactly
+    once. What only other readers carry out is checked by `rules.check_applicable`, so that every
+    sound delta can be inspected.
 
     Raises:
         PayloadLimitsError: more parts, operations, extents or bytes than we hold in memory.
@@ -114,7 +118,9 @@ def parse_manifest(header: Header, data: bytes, *, payload_size: int) -> Manifes
         signatures=signatures,
         payload_size=payload_size,
     )
-    if not manifest.is_delta:
+    if manifest.is_delta:
+        check_delta(manifest)
+    else:
         check_full(manifest)
     return manifest
 
@@ -151,7 +157,7 @@ def _groups_1(message: pb.DeltaArchiveManifest) -> list[_Group]:
             part = reader.part(name, procedure.new_info, old, procedure.operations)
             groups.append((part, part.operations))
         else:  # unknown to us: its blobs are in the file all the same
-            groups.append((None, reader.operations(procedure.operations, blocks=0)))
+            groups.append((None, reader.operations(procedure.operations, blocks=0, most=0)))
     return groups
 
 
@@ -190,33 +196,55 @@ class _OperationReader:
             raise ManifestInvalidError(
                 f"part {name} is {new.size} bytes with a hash of {len(new.hash)} bytes"
             )
+        if old is not None and not (0 < old.size <= IMAGE_MAX and len(old.hash) == SHA256_SIZE):
+            raise ManifestInvalidError(
+                f"part {name} starts from {old.size} bytes with a hash of {len(old.hash)} bytes"
+            )
+        room = new.size if old is None else max(new.size, old.size)
+        written = new.size if self._major == 2 else room  # in place, the old end may serve as well
         return Part(
             name=name,
             size=new.size,
             sha256=new.hash,
-            operations=self.operations(operations, blocks=-(-new.size // self._block_size)),
+            operations=self.operations(
+                operations,
+                blocks=-(-written // self._block_size),
+                most=OUTPUT_MAX if old is None else IMAGE_MAX,
+            ),
             old_size=None if old is None else old.size,
             old_sha256=None if old is None else old.hash,
         )
 
     def operations(
-        self, messages: Sequence[pb.InstallOperation], *, blocks: int
+        self, messages: Sequence[pb.InstallOperation], *, blocks: int, most: int
     ) -> tuple[Operation, ...]:
-        """Return the operations on an image of `blocks` blocks."""
-        return tuple(self._operation(message, blocks) for message in messages)
+        """Return the operations on an image of `blocks` blocks.
 
-    def _operation(self, message: pb.InstallOperation, blocks: int) -> Operation:
+        `most` bounds what the many blocks that format 1 claims may hold; a delta is exact.
+        """
+        return tuple(self._operation(message, blocks, most) for message in messages)
+
+    def _operation(self, message: pb.InstallOperation, blocks: int, most: int) -> Operation:
         if not message.HasField("type"):
             raise ManifestInvalidError("the manifest has an operation of an unknown type")
+        kind = OperationKind(message.type)
         extents = [(extent.start_block, extent.num_blocks) for extent in message.dst_extents]
+        sources = [(extent.start_block, extent.num_blocks) for extent in message.src_extents]
         dst_length: int | None = message.dst_length if message.HasField("dst_length") else None
+        src_length = self._bytes(sources)
         if self._major == 1:
-            limit = output_limit(extents, blocks=blocks, block_size=self._block_size)
+            limit = output_limit(extents, blocks=blocks, block_size=self._block_size, most=most)
+            if kind in COPIES:  # whatever lengths it names, only its blocks count
+                dst_length = self._bytes(extents)
+            elif kind in READS_SOURCE:
+                src_length = message.src_length
         else:  # what it makes fills its blocks exactly
-            limit = sum(count for _, count in extents) * self._block_size
+            limit = self._bytes(extents)
             dst_length = limit if dst_length is None else dst_length
+            if message.HasField("src_length"):
+                src_length = message.src_length
         return Operation(
-            kind=OperationKind(message.type),
+            kind=kind,
             data_offset=message.data_offset if message.data_length else None,
             data_length=message.data_length,
             dst_extents=tuple(Extent(start, count) for start, count in extents),
@@ -224,7 +252,13 @@ class _OperationReader:
             output_limit=limit,
             data_sha256=message.data_sha256_hash if message.HasField("data_sha256_hash") else None,
             dst_sha256=message.dst_sha256 if message.HasField("dst_sha256") else None,
+            src_extents=tuple(Extent(start, count) for start, count in sources),
+            src_length=src_length,
+            src_sha256=message.src_sha256_hash if message.HasField("src_sha256_hash") else None,
         )
+
+    def _bytes(self, extents: Iterable[tuple[int, int]]) -> int:
+        return sum(count for _, count in extents) * self._block_size
 
 
 def _signatures(message: pb.DeltaArchiveManifest) -> tuple[int, int] | None:

@@ -1,6 +1,16 @@
-"""What an operation makes of its blob, and where that lands. No file is opened here.
+"""What an operation makes of its blob and the old image, and where that lands.
 
-All of it is safe in threads; hashing and unpacking release the interpreter lock.
+No file is opened here. All of it is safe in threads; hashing and unpacking release the interpreter
+lock. How a pipeline must order the operations of a delta:
+
+* **Format 2** never reads what it writes: the source is the booted slot, the target the passive
+  one. Operations may be decoded ahead, in any order, and each may be repeated.
+* **Format 1 is in place** (`Manifest.is_in_place`): the target holds a full copy of the old image
+  and is the source too. `decode` of an operation that `reads_source` is called only when all
+  operations before it are written, and its output is written before the next one is decoded. What
+  was interrupted starts again from the copy: no operation may be taken for repeatable.
+
+In both, `source.check_source` comes once before the first operation.
 """
 
 from __future__ import annotations
@@ -12,8 +22,24 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from images.errors import BlobMismatchError, OperationOutputError, OperationUnsupportedError
-from images.payload import SPARSE_HOLE, Operation, OperationKind
+from images.bsdiff import WORK_BYTES, apply_patch
+from images.errors import (
+    BlobMismatchError,
+    OperationOutputError,
+    OperationUnsupportedError,
+    SourceMissingError,
+)
+from images.payload import (
+    CARRIED_OUT,
+    CLEARS,
+    COPIES,
+    PATCHES,
+    READS_SOURCE,
+    SPARSE_HOLE,
+    Operation,
+    OperationKind,
+)
+from images.source import CHUNK_SIZE, Gathered, OldImage
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -56,41 +82,55 @@ _DECODE_ERRORS: Final = (OSError, EOFError, ValueError, lzma.LZMAError, zstd.Zst
 
 
 def decode(
-    operation: Operation, blob: Bytes, *, block_size: int, verify_output: bool = False
+    operation: Operation,
+    blob: Bytes,
+    *,
+    block_size: int,
+    verify_output: bool = False,
+    source: OldImage | None = None,
 ) -> Bytes | None:
-    """Return what the operation writes, or None for ZERO, whose ranges `zeros` names.
+    """Return what the operation writes, or None for ZERO and DISCARD, whose ranges `zeros` names.
 
     1. the blob has the length and the SHA-256 that the operation names;
-    2. it unpacks to no more than fits, in one stream, with bounded memory;
-    3. the output has exactly the length the operation names, where it names one;
-    4. with `verify_output`, it has the SHA-256 of field 1000, where there is one;
-    5. a last block that format 1 leaves short is filled with zeros, also past the end of an
+    2. what it reads of the old image has the SHA-256 that it names, where it names one;
+    3. it unpacks to no more than fits, in one stream, with bounded memory; a copy or a patch
+       stays within its source extents;
+    4. the output has exactly the length the operation names, where it names one;
+    5. with `verify_output`, it has the SHA-256 of field 1000, where there is one;
+    6. a last block that format 1 leaves short is filled with zeros, also past the end of an
        image of odd size.
 
+    Nothing is written here, and all that is read of `source` is read before this returns.
+
     Args:
-        operation: of a full payload.
+        operation: of a payload that was accepted as one that we carry out.
         blob: its bytes as stored; for REPLACE they are returned without a copy.
         block_size: bytes of a block.
         verify_output: worth its time only where the blob's hash is not enough.
+        source: the old image of the operation's part; a full payload needs none.
 
     Raises:
         BlobMismatchError: step 1 fails.
-        OperationOutputError: step 2, 3 or 4 fails.
-        OperationUnsupportedError: the operation needs the old image, or is none of ours.
+        SourceMismatchError: step 2 fails, or the old image ends too early.
+        SourceMissingError: the operation reads the old image, and there is none.
+        OperationOutputError: step 3, 4 or 5 fails.
+        OperationUnsupportedError: the operation is one that we do not carry out.
     """
-    if operation.kind is OperationKind.ZERO:
+    if operation.kind in CLEARS:
         return None
     check_blob(operation, blob)
-    output = _unpack(operation, blob)
-    expected = operation.dst_length
-    if expected is not None and len(output) != expected:
-        raise OperationOutputError(
-            f"an operation {operation.kind.name} makes {len(output)} bytes, not {expected}"
+    if operation.kind not in CARRIED_OUT:
+        raise OperationUnsupportedError(
+            f"an operation {operation.kind.name} is not one that we carry out"
         )
+    if operation.kind in READS_SOURCE:
+        output = _derive(operation, blob, source, block_size)
+    else:
+        output = _unpack(operation, blob)
     if verify_output and operation.dst_sha256 is not None:
-        check_output(operation, output)
+        check_output(operation, memoryview(output)[: operation.dst_length])
     short = len(output) % block_size
-    return output if short == 0 else bytes(output) + bytes(block_size - short)
+    return output if short == 0 else b"".join((output, bytes(block_size - short)))
 
 
 def check_blob(operation: Operation, blob: Bytes) -> None:
@@ -101,7 +141,8 @@ def check_blob(operation: Operation, blob: Bytes) -> None:
     """
     if len(blob) != operation.data_length:
         raise BlobMismatchError(f"a blob has {len(blob)} bytes, not {operation.data_length}")
-    check_blob_digest(operation, hashlib.sha256(blob).digest())
+    if operation.data_length:
+        check_blob_digest(operation, hashlib.sha256(blob).digest())
 
 
 def check_blob_digest(operation: Operation, actual: bytes) -> None:
@@ -150,22 +191,55 @@ def writes(
 
 
 def zeros(operation: Operation, *, block_size: int) -> Iterator[tuple[int, int]]:
-    """Yield what a ZERO operation clears, as (byte offset in the image, bytes)."""
+    """Yield what a ZERO or DISCARD operation clears, as (byte offset in the image, bytes)."""
     for extent in operation.dst_extents:
         yield extent.start_block * block_size, extent.num_blocks * block_size
 
 
 def memory_bytes(operation: Operation) -> int:
-    """Return an upper bound of what `decode` holds at once, blob and output included.
+    """Return an upper bound of what `decode` holds at once, blob, source and output included.
 
-    An unpacker's window is claimed by the blob, but never touched beyond the output.
+    An unpacker's window is claimed by the blob, but never touched beyond the output. The source is
+    never held: what is read of it for a patch is part of what a patch needs.
     """
-    if operation.kind is OperationKind.ZERO:
+    if operation.kind in CLEARS:
         return 0
     if operation.kind is OperationKind.REPLACE:
         return operation.data_length
+    if operation.kind in COPIES:
+        return operation.output_limit + CHUNK_SIZE
+    if operation.kind in PATCHES:
+        return operation.data_length + operation.output_limit + WORK_BYTES
     window = min(operation.output_limit, WINDOW_MAX)
     return operation.data_length + 2 * operation.output_limit + window
+
+
+def _derive(
+    operation: Operation, blob: Bytes, source: OldImage | None, block_size: int
+) -> memoryview:
+    """Return what a copy or a patch makes of the old image, filled up to whole blocks.
+
+    The output may be twice what other operations make, so the filling must not copy it.
+    """
+    name = operation.kind.name
+    if source is None:
+        raise SourceMissingError(f"an operation {name} reads the old image, and there is none")
+    gathered = Gathered(operation, source, block_size=block_size)
+    gathered.check()
+    size = operation.dst_length
+    if size is None or size > operation.output_limit:
+        raise OperationOutputError(
+            f"an operation {name} makes {size} bytes where {operation.output_limit} fit"
+        )
+    output = memoryview(bytearray(-(-size // block_size) * block_size))
+    if operation.kind in PATCHES:
+        apply_patch(blob, gathered, output[:size])
+        return output
+    if gathered.size != size:
+        raise OperationOutputError(f"an operation {name} copies {gathered.size} bytes to {size}")
+    for offset, length in gathered.pieces():
+        output[offset : offset + length] = gathered.read(offset, length)
+    return output
 
 
 def _unpack(operation: Operation, blob: Bytes) -> Bytes:
@@ -179,16 +253,16 @@ def _unpack(operation: Operation, blob: Bytes) -> Bytes:
         raise OperationOutputError(
             f"an operation {operation.kind.name} makes more than the {limit} bytes that fit"
         )
+    expected = operation.dst_length
+    if expected is not None and len(output) != expected:
+        raise OperationOutputError(
+            f"an operation {operation.kind.name} makes {len(output)} bytes, not {expected}"
+        )
     return output
 
 
 def _decompress(operation: Operation, blob: Bytes, max_length: int) -> bytes:
-    open_decompressor = _DECOMPRESSORS.get(operation.kind)
-    if open_decompressor is None:
-        raise OperationUnsupportedError(
-            f"an operation {operation.kind.name} is not one of a full payload"
-        )
-    decompressor = open_decompressor()
+    decompressor = _DECOMPRESSORS[operation.kind]()
     try:
         output = decompressor.decompress(blob, max_length)
     except _DECODE_ERRORS as error:

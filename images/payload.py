@@ -33,6 +33,21 @@ class OperationKind(enum.IntEnum):
     REPLACE_ZSTD = 14
 
 
+CLEARS: Final = frozenset({OperationKind.ZERO, OperationKind.DISCARD})
+COPIES: Final = frozenset({OperationKind.MOVE, OperationKind.SOURCE_COPY})
+PATCHES: Final = frozenset({OperationKind.BSDIFF, OperationKind.SOURCE_BSDIFF})
+UNPACKS: Final = frozenset(
+    {
+        OperationKind.REPLACE,
+        OperationKind.REPLACE_BZ,
+        OperationKind.REPLACE_XZ,
+        OperationKind.REPLACE_ZSTD,
+    }
+)
+CARRIED_OUT: Final = CLEARS | COPIES | PATCHES | UNPACKS  # the others are refused by name
+READS_SOURCE: Final = frozenset(OperationKind) - CLEARS - UNPACKS
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """A run of blocks in an image; `start_block` may be `SPARSE_HOLE` in format 1."""
@@ -54,6 +69,9 @@ class Operation:
         output_limit: bytes its output may have at most, so that nothing lands past the image.
         data_sha256: SHA-256 of the blob as stored; there whenever there is a blob.
         dst_sha256: SHA-256 of the output (our field 1000), or None in others' payloads.
+        src_extents: the blocks of the old image it reads, in the order in which it takes them.
+        src_length: bytes it takes of them, 0 where it reads nothing.
+        src_sha256: SHA-256 of these bytes (format 2), or None where the manifest names none.
     """
 
     kind: OperationKind
@@ -64,6 +82,9 @@ class Operation:
     output_limit: int
     data_sha256: bytes | None
     dst_sha256: bytes | None
+    src_extents: tuple[Extent, ...] = ()
+    src_length: int = 0
+    src_sha256: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +141,15 @@ class Manifest:
     blob_bytes: int
     signatures_offset: int | None
     signatures_size: int
+
+    def is_in_place(self, part: Part) -> bool:
+        """Tell whether the operations of `part` read what they write: a delta of format 1.
+
+        Its target must hold a full copy of the old image before the first operation. Each
+        operation reads all its source bytes before it writes, after everything before it was
+        written; none may be repeated. Interrupted, it starts again from the copy.
+        """
+        return self.major == 1 and part.old_size is not None
 
     def steps(self) -> Iterator[Step]:
         """Yield every operation in the order in which its blob stands in the file."""

@@ -29,6 +29,7 @@ from images.errors import (
 from images.manifest import parse_manifest
 from images.operations import check_blob_digest
 from images.payload import Manifest, Operation
+from images.rules import check_applicable
 from images.signing import TrustedKeys, parse_signatures, verify_digest
 
 CHUNK_SIZE: Final = 1024 * 1024  # bytes read at once where nothing else says how many
@@ -47,7 +48,8 @@ class Source(Protocol):
 class Accept(enum.Enum):
     """Which payloads a caller can deal with."""
 
-    FULL = "full"  # what we apply
+    FULL = "full"  # for callers who hold no old image
+    APPLICABLE = "applicable"  # what we apply: full payloads, and deltas by their old images
     ANY = "any"  # deltas too: to inspect and verify them
 
 
@@ -107,7 +109,8 @@ def read_metadata(
     2. header and manifest have `expected_sha256`, which a signed release names;
     3. with keys, in format 2: one of them made the metadata signature;
     4. only then the manifest is parsed and checked;
-    5. with keys: a payload signature is announced; with `Accept.FULL`: it is no delta.
+    5. with keys: a payload signature is announced; with `Accept.FULL`: it is no delta; with
+       `Accept.APPLICABLE`: it is a full payload, or a delta that we carry out.
 
     Args:
         source: stands at the first byte of the payload.
@@ -121,7 +124,9 @@ def read_metadata(
         MetadataMismatchError: step 2 fails.
         MetadataSignatureError: step 3 fails.
         PayloadUnsignedError: keys are given and a signature is missing.
-        DeltaUnsupportedError: it is a delta and only full payloads are acceptable.
+        DeltaUnsupportedError: it is a delta and only full payloads are acceptable, or one of a
+            minor version that we do not know.
+        OperationUnsupportedError: it holds an operation that we do not carry out.
     """
     start = source.read_exactly(HEADER_SIZE)
     header = parse_header(start, payload_size=payload_size)
@@ -143,6 +148,8 @@ def read_metadata(
         raise DeltaUnsupportedError(
             f"the payload is a delta of {', '.join(part.name for part in manifest.parts)}"
         )
+    if accept is Accept.APPLICABLE:
+        check_applicable(manifest)
     return Metadata(
         header=header, manifest=manifest, raw=raw, sha256=sha256, signature_blob=signature_blob
     )
@@ -210,7 +217,8 @@ def verify_signatures(
     """
     if not blob:
         raise PayloadUnsignedError("the payload carries no signature")
-    verify_digest(digest, parse_signatures(blob, major=major, error=error), keys, error=error)
+    signatures = parse_signatures(blob, major=major, error=error)
+    verify_digest(digest, signatures, keys.of_format(major), error=error)
 
 
 class PayloadFile:
@@ -253,7 +261,7 @@ class PayloadFile:
             raise self._unreadable(error) from error
 
     def blob(self, metadata: Metadata, operation: Operation) -> bytes:
-        """Return the blob of an operation of a full payload, unchecked."""
+        """Return the blob of an operation, unchecked."""
         offset = metadata.header.data_offset + (operation.data_offset or 0)
         return self._read_at(offset, operation.data_length)
 

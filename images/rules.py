@@ -10,39 +10,58 @@ from collections.abc import Iterable
 from typing import Final
 
 from images.errors import (
+    DeltaUnsupportedError,
     ManifestInvalidError,
     OperationUnsupportedError,
     PayloadLimitsError,
     TrailingBytesError,
     TruncatedPayloadError,
 )
-from images.payload import SPARSE_HOLE, Manifest, Operation, OperationKind, Part
+from images.payload import (
+    CARRIED_OUT,
+    CLEARS,
+    COPIES,
+    PATCHES,
+    READS_SOURCE,
+    SPARSE_HOLE,
+    UNPACKS,
+    Extent,
+    Manifest,
+    Operation,
+    OperationKind,
+    Part,
+)
 
 BLOB_MAX: Final = 16 * 1024 * 1024 + 128 * 1024  # bytes; an output that bzip2 made larger
 OUTPUT_MAX: Final = 16 * 1024 * 1024  # bytes an operation unpacks to, held in memory at once
+SOURCE_OUTPUT_MAX: Final = 32 * 1024 * 1024  # bytes a copy or patch makes: held once, no window
 SHA256_SIZE: Final = 32  # bytes
 FULL_MINOR: Final = 0  # the minor version of every full payload: payload.md 8
 
-_REPLACES: Final = frozenset(
-    {
-        OperationKind.REPLACE,
-        OperationKind.REPLACE_BZ,
-        OperationKind.REPLACE_XZ,
-        OperationKind.REPLACE_ZSTD,
-    }
-)
 FULL_KINDS: Final = {  # what a full payload may hold, by format
     1: frozenset({OperationKind.REPLACE, OperationKind.REPLACE_BZ}),
-    2: _REPLACES | {OperationKind.ZERO},
+    2: UNPACKS | {OperationKind.ZERO},
 }
-_WITHOUT_BLOB: Final = frozenset(
-    {
-        OperationKind.MOVE,
-        OperationKind.SOURCE_COPY,
-        OperationKind.ZERO,
-        OperationKind.DISCARD,
-    }
-)
+IN_PLACE_KINDS: Final = FULL_KINDS[1] | {OperationKind.MOVE, OperationKind.BSDIFF}
+DELTA_KINDS: Final = {  # what a minor version adds to the ones before it: payload.md 8
+    2: frozenset(
+        {
+            OperationKind.REPLACE,
+            OperationKind.REPLACE_BZ,
+            OperationKind.SOURCE_COPY,
+            OperationKind.SOURCE_BSDIFF,
+        }
+    ),
+    3: frozenset({OperationKind.REPLACE_XZ}),
+    4: frozenset({OperationKind.ZERO, OperationKind.DISCARD, OperationKind.BROTLI_BSDIFF}),
+    5: frozenset({OperationKind.PUFFDIFF}),
+    6: frozenset[OperationKind](),
+    7: frozenset[OperationKind](),
+    8: frozenset({OperationKind.ZUCCHINI}),
+    9: frozenset({OperationKind.LZ4DIFF_BSDIFF, OperationKind.LZ4DIFF_PUFFDIFF}),
+    10: frozenset({OperationKind.REPLACE_ZSTD}),
+}
+_WITHOUT_BLOB: Final = CLEARS | COPIES
 
 
 def blob_bytes(operations: Iterable[Operation]) -> int:
@@ -118,10 +137,66 @@ def check_full(manifest: Manifest) -> None:
             _check_blocks(part, manifest.block_size)
 
 
-def output_limit(extents: Iterable[tuple[int, int]], *, blocks: int, block_size: int) -> int:
+def check_delta(manifest: Manifest) -> None:
+    """Check a delta: kinds, what is read and written, and in format 2 each block written once.
+
+    A minor version that we do not know says nothing about its operations: they are only
+    described, and `check_applicable` refuses the payload.
+
+    Raises:
+        OperationUnsupportedError: an operation that the format, or its minor version, has not.
+        ManifestInvalidError: anything else.
+    """
+    if manifest.major == 2 and manifest.minor not in DELTA_KINDS:
+        return
+    kinds = IN_PLACE_KINDS if manifest.major == 1 else _kinds_up_to(manifest.minor)
+    check_operation = _check_operation_1 if manifest.major == 1 else _check_operation_2
+    for part in manifest.parts:
+        for operation in part.operations:
+            if operation.kind not in kinds:
+                raise OperationUnsupportedError(
+                    f"part {part.name} of a format {manifest.major} delta, minor version"
+                    f" {manifest.minor}, has an operation {operation.kind.name}"
+                )
+            _check_reading(manifest, part, operation)
+            check_operation(part, operation)
+        if manifest.major == 2:
+            _check_blocks(part, manifest.block_size)
+
+
+def check_applicable(manifest: Manifest) -> None:
+    """Check that a payload is one that we carry out, before anything of it is written.
+
+    Raises:
+        DeltaUnsupportedError: a delta of a minor version that we do not know.
+        OperationUnsupportedError: an operation that we do not carry out.
+        PayloadLimitsError: an operation too large to hold in memory.
+    """
+    if manifest.is_delta and manifest.major == 2 and manifest.minor not in DELTA_KINDS:
+        raise DeltaUnsupportedError(
+            f"the payload is a delta of minor version {manifest.minor},"
+            f" we apply {min(DELTA_KINDS)} to {max(DELTA_KINDS)}"
+        )
+    for part in manifest.parts:
+        for operation in part.operations:
+            if operation.kind not in CARRIED_OUT:
+                raise OperationUnsupportedError(
+                    f"part {part.name} has an operation {operation.kind.name},"
+                    " which we do not carry out"
+                )
+            _check_sizes(part, operation)
+
+
+def _kinds_up_to(minor: int) -> frozenset[OperationKind]:
+    return frozenset(kind for at, kinds in DELTA_KINDS.items() if at <= minor for kind in kinds)
+
+
+def output_limit(
+    extents: Iterable[tuple[int, int]], *, blocks: int, block_size: int, most: int
+) -> int:
     """Return how many bytes fill `extents` in order before one leaves an image of `blocks`.
 
-    A sparse hole takes its bytes wherever it stands. The result is at most `OUTPUT_MAX`.
+    A sparse hole takes its bytes wherever it stands. The result is at most `most`.
     """
     total = 0
     for start, count in extents:
@@ -129,7 +204,7 @@ def output_limit(extents: Iterable[tuple[int, int]], *, blocks: int, block_size:
         total += inside * block_size
         if inside < count:
             break
-    return min(total, OUTPUT_MAX)
+    return min(total, most)
 
 
 def _check_blob(operation: Operation) -> None:
@@ -144,12 +219,62 @@ def _check_blob(operation: Operation) -> None:
 
 
 def _check_sizes(part: Part, operation: Operation) -> None:
-    held = 0 if operation.kind is OperationKind.ZERO else operation.output_limit
-    if operation.data_length > BLOB_MAX or held > OUTPUT_MAX:
+    """Refuse what `decode` could not hold in memory."""
+    if operation.kind in CLEARS:
+        return
+    most = SOURCE_OUTPUT_MAX if operation.kind in READS_SOURCE else OUTPUT_MAX
+    if operation.data_length > BLOB_MAX or operation.output_limit > most:
         raise PayloadLimitsError(
-            f"an operation of part {part.name} unpacks {operation.data_length} bytes to {held},"
-            f" at most {BLOB_MAX} to {OUTPUT_MAX} are allowed"
+            f"an operation of part {part.name} makes {operation.output_limit} bytes of"
+            f" {operation.data_length}, at most {most} of {BLOB_MAX} are allowed"
         )
+
+
+def _check_reading(manifest: Manifest, part: Part, operation: Operation) -> None:
+    """Check what an operation of a delta reads: blocks of the old image, in place also of the new.
+
+    In place, the end of the larger image is there as well while the delta is applied.
+    """
+    name, block_size = operation.kind.name, manifest.block_size
+    if operation.kind not in READS_SOURCE:
+        if operation.src_extents:
+            raise ManifestInvalidError(f"an operation {name} of part {part.name} reads blocks")
+        return
+    if part.old_size is None:
+        raise ManifestInvalidError(f"an operation {name} reads part {part.name}, which is new")
+    blocks = part.old_size // block_size
+    if manifest.major == 1:
+        blocks = -(-max(part.old_size, part.size) // block_size)
+    for extent in operation.src_extents:
+        _check_source_extent(manifest, part, extent, blocks)
+    _check_src_length(manifest, part, operation)
+
+
+def _check_source_extent(manifest: Manifest, part: Part, extent: Extent, blocks: int) -> None:
+    start, end = extent.start_block, extent.start_block + extent.num_blocks
+    hole = manifest.major == 1 and start == SPARSE_HOLE
+    if extent.num_blocks == 0 or (end > blocks and not hole):
+        raise ManifestInvalidError(
+            f"blocks {start} to {end} are read of part {part.name}, which has {blocks} blocks"
+        )
+
+
+def _check_src_length(manifest: Manifest, part: Part, operation: Operation) -> None:
+    length, name = operation.src_length, operation.kind.name
+    held = sum(extent.num_blocks for extent in operation.src_extents) * manifest.block_size
+    fits = 0 < length <= held if manifest.major == 1 else 0 < length == held
+    if not fits:
+        raise ManifestInvalidError(
+            f"an operation {name} of part {part.name} takes {length} bytes of blocks of {held}"
+        )
+    if operation.kind in COPIES and operation.dst_length != length:
+        raise ManifestInvalidError(
+            f"an operation {name} of part {part.name} copies {length} bytes"
+            f" to blocks of {operation.dst_length}"
+        )
+    digest = operation.src_sha256
+    if digest is not None and len(digest) != SHA256_SIZE:
+        raise ManifestInvalidError(f"an operation {name} has a hash of {len(digest)} bytes")
 
 
 def _check_operation_1(part: Part, operation: Operation) -> None:
@@ -157,6 +282,8 @@ def _check_operation_1(part: Part, operation: Operation) -> None:
     length = operation.dst_length
     if operation.kind is OperationKind.REPLACE:
         length = operation.data_length
+    if operation.kind in PATCHES and not length:
+        raise ManifestInvalidError(f"a patch of part {part.name} does not say what it makes")
     if operation.output_limit == 0 or (length or 0) > operation.output_limit:
         raise ManifestInvalidError(
             f"an operation of part {part.name} writes {length or 'some'} bytes"

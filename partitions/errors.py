@@ -12,7 +12,8 @@
     │   ├── DeviceOpenError · DeviceBusyError · DeviceTooSmallError
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
     ├── BootControlError      the boot loader's memory
-    │   └── NothingBootableError
+    │   ├── NothingBootableError
+    │   └── GrubenvInvalidError · GrubenvCrowdedError
     └── DiskImageError        making a disk file
         └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
 
@@ -201,6 +202,20 @@ class NothingBootableError(BootControlError):
 
     code = "nothing-bootable"
     hint = "Boot a slot by hand from the loader's menu, then run `bascule confirm`."
+
+
+class GrubenvInvalidError(BootControlError):
+    """The file is no environment block that GRUB would load and save."""
+
+    code = "grubenv-invalid"
+    hint = "Make it with `grub-editenv FILE create`, then set the slots; docs/grub.md shows how."
+
+
+class GrubenvCrowdedError(BootControlError):
+    """Other variables leave no place where ours change with a single sector."""
+
+    code = "grubenv-crowded"
+    hint = "Make the file anew with ORDER, A_OK, A_TRY, B_OK and B_TRY first; see docs/grub.md."
 
 
 class DiskImageError(PartitionsError):

@@ -47,6 +47,8 @@ BUSY_RETRY_S: Final = 5
 BODY_PATIENCE_S: Final = 30  # a body has 2 KiB
 OMAHA_THREADS: Final = 8
 
+_ANY_METHOD: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
 _STATIC: Final = Path(__file__).with_name("static")
 
 
@@ -65,6 +67,12 @@ class Site:
 
     async def omaha(self, request: Request) -> Response:
         """Answer an Omaha POST: 200 and XML for whatever can be read as a request."""
+        if request.method != "POST":
+            return PlainTextResponse(
+                "omaha-method: an Omaha client posts its request here\n",
+                status_code=405,
+                headers={"Allow": "POST"},
+            )
         try:
             async with asyncio.timeout(BODY_PATIENCE_S):
                 body = await _bounded_body(request)
@@ -129,8 +137,8 @@ def build_app(desk: Desk, *, public_url: str, upkeep: bool = True) -> Starlette:
     site = Site(desk, public_url)
     return Starlette(
         routes=[
-            Route("/v1/update/", site.omaha, methods=["POST"]),
-            Route("/v1/update", site.omaha, methods=["POST"]),
+            Route("/v1/update/", site.omaha, methods=_ANY_METHOD),
+            Route("/v1/update", site.omaha, methods=_ANY_METHOD),
             Route("/", site.dashboard),
             Route("/fragment", site.fragment),
             Route("/healthz", site.health),

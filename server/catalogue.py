@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
+    from server.claims import Claim
+
 STOCK_FORMAT: Final = 1  # the only one that Flatcar's engine reads
+
+_DELTA: Final = "delta-from-"  # how `images.release.tuf_payload_path` begins a delta's file name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +41,18 @@ class Payload:
     format: int
     tuf_path: str
 
+    @property
+    def delta_from(self) -> str:
+        """The version that a delta starts from; empty for a full payload."""
+        name = self.tuf_path.rpartition("/")[2]
+        return name.removeprefix(_DELTA).removesuffix(".crau") if name.startswith(_DELTA) else ""
+
 
 # Made once: they run with every check.
 _PRODUCTS: Final = sa.select(RELEASES.c.product).distinct()
+_BOARDS: Final = (
+    sa.select(RELEASES.c.board).where(RELEASES.c.product == sa.bindparam("this_product")).distinct()
+)
 _DOCUMENT: Final = sa.select(CHANNEL_DOCUMENTS.c.document).where(
     CHANNEL_DOCUMENTS.c.channel == sa.bindparam("this_channel"),
     CHANNEL_DOCUMENTS.c.product == sa.bindparam("this_product"),
@@ -51,6 +64,11 @@ def known_products(connection: Connection, default: str) -> dict[str, str]:
     """Return the products by their normal id; `default` counts before its first release."""
     names = connection.execute(_PRODUCTS).scalars()
     return {normal_app_id(name): name for name in (default, *names)}
+
+
+def known_boards(connection: Connection, product: str) -> set[str]:
+    """Return the boards that a product has releases for."""
+    return set(connection.execute(_BOARDS, {"this_product": product}).scalars())
 
 
 def find_document(
@@ -86,14 +104,24 @@ def payloads_of(connection: Connection, product: str, board: str, version: str) 
     ]
 
 
-def suitable(payloads: Sequence[Payload], allowed: Sequence[str] | None) -> Payload | None:
-    """Return the payload for a client: one of the `allowed` TUF paths for our nodes.
+def suitable(payloads: Sequence[Payload], claim: Claim, allowed: Sequence[str]) -> Payload | None:
+    """Return the smallest payload that a client reads, or None.
 
-    For stock engines `allowed` is None: they know no TUF path, and read only format 1.
+    For our nodes it is one of the `allowed` TUF paths. Others know no TUF path and read only
+    format 1. A delta is only for a client that says it takes one and runs what it starts from.
     """
-    if allowed is None:
-        return next((payload for payload in payloads if payload.format == STOCK_FORMAT), None)
-    return next((payload for payload in payloads if payload.tuf_path in allowed), None)
+    readable = [
+        payload
+        for payload in payloads
+        if (payload.tuf_path in allowed if claim.is_ours else payload.format == STOCK_FORMAT)
+        and _may_start_from(payload, claim)
+    ]
+    return min(readable, key=lambda payload: payload.size, default=None)
+
+
+def _may_start_from(payload: Payload, claim: Claim) -> bool:
+    source = payload.delta_from
+    return not source or (claim.delta_okay and source == claim.running.text)
 
 
 def base_urls(connection: Connection, channel: str) -> tuple[str, ...]:

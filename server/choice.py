@@ -1,4 +1,4 @@
-"""Which release a channel document means for a node. Values and a time in, a version out."""
+"""Which release a channel document means for a client. Values and a time in, versions out."""
 
 from __future__ import annotations
 
@@ -32,41 +32,54 @@ def choose(document: ChannelDocument, running: Version, now: datetime) -> Choice
     Never an older one, except by a downgrade grant that names both ends and has not ended; never
     past a stop. Who may have it is not decided here.
     """
-    chosen = _newer(document, running, now)
-    if isinstance(chosen, Hold):
-        return chosen
-    if chosen.version in document.withdrawn:
-        return Hold(reason=WITHDRAWN, sentence=f"release {chosen.version} was withdrawn")
+    versions = _way(document, running, now)
+    if isinstance(versions, Hold):
+        return versions
+    return _closed(document, versions[0], now) or Chosen(versions[0])
+
+
+def choose_way(
+    document: ChannelDocument, running: Version, now: datetime
+) -> tuple[str, ...] | Hold:
+    """Return every version from `running` to the current one that may not be jumped over.
+
+    Oldest first, the current one last; or why a follower must wait. For servers that follow this
+    one: they hand the versions on one at a time.
+    """
+    versions = _way(document, running, now)
+    if isinstance(versions, Hold):
+        return versions
+    closed = (_closed(document, version, now) for version in versions)
+    return next((hold for hold in closed if hold is not None), versions)
+
+
+def _way(document: ChannelDocument, running: Version, now: datetime) -> tuple[str, ...] | Hold:
+    current = parse_version(document.current)
+    if running < current:
+        stops = (stop for stop in map(parse_version, document.stops) if running < stop < current)
+        return (*(stop.text for stop in sorted(stops)), document.current)
+    if running > current and _may_go_back(document, running, now):
+        return (document.current,)
+    return Hold(reason=CURRENT, sentence=f"{running.text} is not older than {document.current}")
+
+
+def _closed(document: ChannelDocument, version: str, now: datetime) -> Hold | None:
+    """Return why nobody may go to `version` now, or None."""
+    if version not in document.allowed:
+        return Hold(
+            reason=STOP_UNAVAILABLE,
+            sentence=f"version {version} may not be jumped over and is not on the channel",
+        )
+    if version in document.withdrawn:
+        return Hold(reason=WITHDRAWN, sentence=f"release {version} was withdrawn")
     if document.not_before is not None and now < document.not_before:
         wait = int((document.not_before - now).total_seconds()) + 1
         return Hold(
             reason=NOT_BEFORE,
-            sentence=f"release {chosen.version} opens at {document.not_before.isoformat()}",
+            sentence=f"release {version} opens at {document.not_before.isoformat()}",
             retry_after_s=min(wait, WAIT_MAX_S),
         )
-    return chosen
-
-
-def _newer(document: ChannelDocument, running: Version, now: datetime) -> Choice:
-    current = parse_version(document.current)
-    if running < current:
-        return _next_stop(document, running, current)
-    if running > current and _may_go_back(document, running, now):
-        return Chosen(document.current)
-    return Hold(reason=CURRENT, sentence=f"{running.text} is not older than {document.current}")
-
-
-def _next_stop(document: ChannelDocument, running: Version, current: Version) -> Choice:
-    between = (stop for stop in map(parse_version, document.stops) if running < stop < current)
-    lowest = min(between, default=None)
-    if lowest is None:
-        return Chosen(document.current)
-    if lowest.text not in document.allowed:
-        return Hold(
-            reason=STOP_UNAVAILABLE,
-            sentence=f"version {lowest.text} may not be jumped over and is not on the channel",
-        )
-    return Chosen(lowest.text)
+    return None
 
 
 def _may_go_back(document: ChannelDocument, running: Version, now: datetime) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from images.errors import VersionInvalidError
 from images.release import NAME_PATTERN
 from images.version import Version, parse_version
+from server.clients import group_named, is_syncer
 
 if TYPE_CHECKING:
     from updater.omaha import AppRequest, Request
@@ -65,6 +66,9 @@ class Claim:
         agent: program and version that asks.
         boot_id: changes with each boot.
         is_ours: whether the node speaks our additions.
+        is_syncer: whether it is no node but a server that follows this one.
+        delta_okay: whether it takes a delta payload.
+        reads_several: whether it reads more than one manifest.
     """
 
     product: str
@@ -79,6 +83,9 @@ class Claim:
     agent: str = ""
     boot_id: str = ""
     is_ours: bool = False
+    is_syncer: bool = False
+    delta_okay: bool = False
+    reads_several: bool = False
 
 
 def normal_app_id(app_id: str) -> str:
@@ -107,7 +114,7 @@ def claim_of(request: Request, app: AppRequest, *, product: str, default_board: 
     return Claim(
         product=product,
         machine_id=app.machine_id.lower(),
-        group_name=_named(app.track or "default", "group-invalid", "group"),
+        group_name=_named(group_named(app.track), "group-invalid", "group"),
         board=_named(app.board or default_board, "board-invalid", "board"),
         running=_version(app.version),
         alias=_text(app.machine_alias),
@@ -117,6 +124,9 @@ def claim_of(request: Request, app: AppRequest, *, product: str, default_board: 
         agent=_text(request.version),
         boot_id=app.boot_id if _BOOT_ID.fullmatch(app.boot_id) else "",
         is_ours=request.version.startswith(OUR_AGENT),
+        is_syncer=is_syncer(request, app),
+        delta_okay=app.delta_okay,
+        reads_several=app.multi_manifest_ok,
     )
 
 

@@ -214,7 +214,7 @@ class ChannelExistsError(ChannelError):
 class ChannelUnknownError(ChannelError):
     """There is no channel of this name."""
 
-    code = "channel-unknown"
+    code = "channel-missing"
     hint = "Make it with `bascule-server channel create DIR NAME`."
 
 

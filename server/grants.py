@@ -1,7 +1,8 @@
 """Grants: which node is under way with which release. Rows; who gets one is in `rollout`.
 
-A grant holds a place in its group until it ends: complete, failed, superseded, or expired after a
-time without a sign of progress. All functions work inside the caller's writing transaction.
+A grant holds a place in its group until it ends: complete, failed, deferred, superseded, or
+expired after a time without a sign of progress. All functions work inside the caller's writing
+transaction.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ FAILED: Final = "failed"
 FAILED_TRIAL: Final = "failed-trial"
 SUPERSEDED: Final = "superseded"
 EXPIRED: Final = "expired"
-
-ENDINGS: Final = frozenset({COMPLETE, FAILED, FAILED_TRIAL, SUPERSEDED, EXPIRED})
+DEFERRED: Final = "deferred"  # the node itself put it off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

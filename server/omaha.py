@@ -13,31 +13,31 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from server import grants, nodes, reports
 from server.activity import SERVER, record
-from server.catalogue import base_urls, find_document, known_products, payloads_of, suitable
+from server.catalogue import (
+    base_urls,
+    find_document,
+    known_boards,
+    known_products,
+    payloads_of,
+    suitable,
+)
 from server.choice import choose
 from server.claims import Claim, ClaimRefusedError, claim_of, normal_app_id
+from server.clients import fitting_board
 from server.groups import find_group
+from server.offers import manifest_of, no_payload, no_release, nothing, offer
 from server.rollout import (
-    NO_RELEASE,
-    PAYLOAD_UNSUITABLE,
     Hold,
     Situation,
     decide,
     place_of,
 )
 from server.stops import RolloutKey
-from updater.omaha import (
-    Action,
-    AppResponse,
-    Manifest,
-    Package,
-    Response,
-    UpdateCheckResult,
-)
+from server.syncing import follow
+from updater.omaha import AppResponse, Response, UpdateCheckResult
 from updater.omaha.messages import (
     APP_UNKNOWN,
     CHECK_INTERNAL,
-    CHECK_NO_UPDATE,
     CHECK_OK,
     CHECK_UNSUPPORTED_PROTOCOL,
     PROTOCOL,
@@ -48,10 +48,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from server.catalogue import Payload
     from server.desk import Desk
     from server.groups import Group
-    from updater.omaha import AppRequest, Request
+    from updater.omaha import AppRequest, Manifest, Request
 
 GROUP_UNKNOWN: Final = "error-unknownApplicationOrGroup"  # as Nebraska names it
 OFFERED: Final = "offered"  # the outcome of a check that got something
@@ -113,8 +112,10 @@ class OmahaDesk:
         if product is None:
             return _unknown(app)
         try:
-            claim = claim_of(request, app, product=product, default_board=self.desk.settings.board)
-            self._take(connection, claim, app)
+            board = self._default_board(connection, request, product)
+            claim = claim_of(request, app, product=product, default_board=board)
+            if not claim.is_syncer:
+                self._take(connection, claim, app)
             group = _group_of(connection, claim)
         except ClaimRefusedError as refused:
             return _refused(app, refused)
@@ -128,10 +129,18 @@ class OmahaDesk:
             events_ok=len(app.events),
         )
 
+    def _default_board(self, connection: Connection, request: Request, product: str) -> str:
+        if all(app.board for app in request.apps):
+            return self.desk.settings.board
+        boards = known_boards(connection, product)
+        return fitting_board(request.os, default=self.desk.settings.board, boards=boards)
+
     def _take(self, connection: Connection, claim: Claim, app: AppRequest) -> None:
         """Keep what the node says: who it is, its events, how far it is."""
         now_s = self.desk.now_s()
         nodes.register(connection, claim, now_s=now_s, nodes_max=self.desk.settings.nodes_max)
+        if app.update_check is not None:
+            nodes.note_state(connection, claim, "idle")  # a stock engine asks in no other state
         reports.take_reports(connection, claim, app.events, now_s=now_s)
         reports.settle(connection, claim, now_s=now_s)
         if app.ping is not None and app.update_check is None:
@@ -143,44 +152,33 @@ class OmahaDesk:
         if protocol != PROTOCOL:
             return UpdateCheckResult(status=CHECK_UNSUPPORTED_PROTOCOL)
         poll_s = group.poll_s(self.desk.settings)
-        found = self._decide(connection, claim, group)
+        if claim.is_syncer:
+            found = follow(connection, claim, group, self.desk.clock())
+        else:
+            found = self._decide(connection, claim, group)
+            nodes.note_wait(connection, claim, found.reason if isinstance(found, Hold) else "")
         if isinstance(found, Hold):
-            nodes.note_wait(connection, claim, found.reason)
-            return UpdateCheckResult(
-                status=CHECK_NO_UPDATE,
-                poll_interval_s=found.retry_after_s or poll_s,
-                reason=found.reason,
-                sentence=found.sentence,
-            )
-        nodes.note_wait(connection, claim, "")
-        version, payload = found
+            return nothing(found, poll_s)
         urls = base_urls(connection, group.channel) or (f"{self.public_url}/payloads/",)
-        return _offer(version, payload, urls, poll_s)
+        return offer(found, urls, poll_s)
 
     def _decide(
         self, connection: Connection, claim: Claim, group: Group
-    ) -> Hold | tuple[str, Payload]:
+    ) -> Hold | tuple[Manifest, ...]:
         """Choose a release and payload; then, last, see whether there is a place for it."""
         document = find_document(connection, group.channel, claim.product, claim.board)
         if document is None:
-            return Hold(
-                reason=NO_RELEASE,
-                sentence=f"channel {group.channel} names nothing for board {claim.board}",
-            )
+            return no_release(group.channel, claim.board)
         choice = choose(document, claim.running, self.desk.clock())
         if isinstance(choice, Hold):
             return choice
         version = choice.version
         payloads = payloads_of(connection, claim.product, claim.board, version)
-        allowed = document.allowed[version] if claim.is_ours else None
-        payload = suitable(payloads, allowed)
+        payload = suitable(payloads, claim, document.allowed[version])
         if payload is None:
-            return Hold(
-                reason=PAYLOAD_UNSUITABLE,
-                sentence=f"release {version} has no payload that this client can read",
-            )
+            return no_payload(version)
         held = self._take_place(connection, claim, group, version)
-        return held or (version, payload)
+        return held or (manifest_of(version, payload),)
 
     def _take_place(
         self, connection: Connection, claim: Claim, group: Group, version: str
@@ -245,21 +243,3 @@ def _refused(app: AppRequest, refused: ClaimRefusedError) -> AppResponse:
             status=CHECK_INTERNAL, reason=refused.reason, sentence=str(refused)
         )
     return AppResponse(app_id=app.app_id, status=refused.status, update_check=check)
-
-
-def _offer(
-    version: str, payload: Payload, urls: tuple[str, ...], poll_s: int | None
-) -> UpdateCheckResult:
-    package = Package(
-        name=f"{payload.sha256}.crau",
-        size_bytes=payload.size,
-        sha1=payload.sha1,
-        sha256=payload.sha256,
-    )
-    action = Action(sha256=payload.sha256, disable_backoff=True)
-    return UpdateCheckResult(
-        status=CHECK_OK,
-        codebases=tuple(url if url.endswith("/") else f"{url}/" for url in urls),
-        manifests=(Manifest(version=version, packages=(package,), actions=(action,)),),
-        poll_interval_s=poll_s,
-    )

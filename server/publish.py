@@ -17,6 +17,7 @@ from tuf.api.metadata import TargetFile
 from images.release import encode_payload_facts, tuf_payload_path
 from images.version import parse_version
 from server.activity import record
+from server.catalogue import payloads_of
 from server.durable import link_durably
 from server.errors import ReleaseExistsError, ReleaseFormatError
 from server.intake import take_in
@@ -111,7 +112,7 @@ def add_release(
         outcome = _outcome(desk, incoming, published.get(path))
         kept = desk.payload_file(incoming.sha256)
         incoming.keep_as(kept)
-        if outcome is not Outcome.STOCK:
+        if outcome is Outcome.SIGNED or _is_signed(published.get(path), incoming):
             link_durably(kept, desk.repository.target_path(path, incoming.sha256))
         if outcome is Outcome.SIGNED:
             _sign(desk, contents, path, incoming, keys)
@@ -123,7 +124,10 @@ def add_release(
             sha256=incoming.sha256,
             size=incoming.size,
             tuf_path=path,
-            warnings=_warnings(order, (facts for _, facts in published.values()), trusted),
+            warnings=(
+                *_warnings(order, (facts for _, facts in published.values()), trusted),
+                *_differences(incoming.facts, published.get(path)),
+            ),
         )
 
 
@@ -143,7 +147,7 @@ def _outcome(
         return Outcome.UNCHANGED
     _, signed_format = look_into(desk.payload_file(sha256), file.length)
     if (incoming.format, signed_format) == (1, 2):
-        return Outcome.STOCK
+        return _stock_outcome(desk, incoming)
     if (incoming.format, signed_format) == (2, 1):
         raise ReleaseFormatError(
             f"release {facts.version} has a signed payload of format 1, so one of format 2"
@@ -153,6 +157,24 @@ def _outcome(
         f"release {facts.version} is published with payload {sha256[:16]},"
         f" this one is {incoming.sha256[:16]}"
     )
+
+
+def _is_signed(existing: tuple[TargetFile, PayloadFacts] | None, incoming: Incoming) -> bool:
+    return existing is not None and existing[0].hashes["sha256"] == incoming.sha256
+
+
+def _stock_outcome(desk: Desk, incoming: Incoming) -> Outcome:
+    """Decide what a payload of format 1 beside a signed one is; there may be one."""
+    facts = incoming.facts
+    with desk.store.reading() as connection:
+        payloads = payloads_of(connection, facts.product, facts.board, facts.version)
+    beside = [payload.sha256 for payload in payloads if not payload.tuf_path]
+    if beside and incoming.sha256 not in beside:
+        raise ReleaseExistsError(
+            f"release {facts.version} has payload {beside[0][:16]} for stock clients,"
+            f" this one is {incoming.sha256[:16]}"
+        )
+    return Outcome.UNCHANGED if beside else Outcome.STOCK
 
 
 def _sign(desk: Desk, contents: Contents, path: str, incoming: Incoming, keys: KeyFolder) -> None:
@@ -196,3 +218,15 @@ def _warnings(
             f" of the older {higher[0].version}: nodes that ran that may refuse this one"
         )
     return tuple(found)
+
+
+def _differences(
+    facts: PayloadFacts, existing: tuple[TargetFile, PayloadFacts] | None
+) -> list[str]:
+    """Tell which parts stock clients would get otherwise than ours, under one version."""
+    signed = {} if existing is None else {part.name: part for part in existing[1].partitions}
+    return [
+        f"part {part.name} is another image than in the signed payload of version {facts.version}"
+        for part in facts.partitions
+        if part != signed.get(part.name, part)
+    ]

@@ -17,7 +17,8 @@ from server.activity import SERVER, record
 from server.claims import UNDER_WAY, clean_code, clean_sentence, clean_version
 from server.schema import EVENTS, RELEASES
 from server.stops import RolloutKey
-from updater.omaha.codes import EventResult, EventType, is_failed_trial, sentence_of, without_flags
+from updater.omaha.codes import EventResult, EventType, is_failed_trial, without_flags
+from updater.omaha.explanations import sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ _PROGRESS: Final[Mapping[tuple[int, int], tuple[str, str]]] = MappingProxyType({
     (EventType.UPDATE_INSTALLED, 1): (grants.INSTALLED, "armed"),
 })  # fmt: skip
 _COMPLETE: Final = (EventType.UPDATE_COMPLETE, EventResult.SUCCESS_REBOOTED)
+_TROUBLES: Final = frozenset({EventResult.ERROR, EventResult.DEFERRED})
 # A stock engine sends these with every check: they say nothing.
 _NO_PREVIOUS: Final = frozenset({None, "", "0.0.0.0"})  # noqa: S104  # a version, no address
 
@@ -64,6 +66,8 @@ def take_reports(
             nodes.note_state(connection, claim, "idle")
         elif event.result == EventResult.ERROR:
             _failure(connection, claim, event, grant, now_s)
+        elif event.result == EventResult.DEFERRED:
+            _put_off(connection, claim, event, grant, now_s)
 
 
 def settle(connection: Connection, claim: Claim, *, now_s: int) -> None:
@@ -101,17 +105,30 @@ def _progress(
 def _failure(
     connection: Connection, claim: Claim, event: Event, grant: GrantRow | None, now_s: int
 ) -> None:
-    failed_trial = is_failed_trial(error_code=event.error_code, bascule_code=event.bascule_code)
-    code = _code_of(event, failed_trial=failed_trial)
-    sentence = _sentence_of(event, code)
-    nodes.note_error(connection, claim, code=code, sentence=sentence, now_s=now_s)
-    nodes.note_state(connection, claim, "idle")
-    if failed_trial:
+    code = _note_trouble(connection, claim, event, now_s)
+    if _is_failed_trial(event):
         release = _release_of(event, grant)
         if release:
             _failed_trial(connection, claim, release, code=code, now_s=now_s)
     elif grant is not None and grant.active:
         grants.end(connection, grant, phase=grants.FAILED, code=code, now_s=now_s)
+
+
+def _put_off(
+    connection: Connection, claim: Claim, event: Event, grant: GrantRow | None, now_s: int
+) -> None:
+    """Free the place of a node that will not take the release now, maybe for days."""
+    code = _note_trouble(connection, claim, event, now_s)
+    if grant is not None and grant.active:
+        grants.end(connection, grant, phase=grants.DEFERRED, code=code, now_s=now_s)
+
+
+def _note_trouble(connection: Connection, claim: Claim, event: Event, now_s: int) -> str:
+    """Note what keeps the node from its update, and return its code."""
+    code = _code_of(event)
+    nodes.note_error(connection, claim, code=code, sentence=_sentence_of(event, code), now_s=now_s)
+    nodes.note_state(connection, claim, "idle")
+    return code
 
 
 def _failed_trial(
@@ -151,10 +168,15 @@ def _release_of(event: Event, grant: GrantRow | None) -> str:
     return grant.version
 
 
-def _code_of(event: Event, *, failed_trial: bool) -> str:
+def _is_failed_trial(event: Event) -> bool:
+    return is_failed_trial(error_code=event.error_code, bascule_code=event.bascule_code)
+
+
+def _code_of(event: Event) -> str:
+    """Return the code of a failure; stock engines send a number, flag bits included."""
     if code := clean_code(event.bascule_code):
         return code
-    if failed_trial:
+    if _is_failed_trial(event):
         return FAILED_TRIAL_CODE
     return UNKNOWN_CODE if event.error_code is None else f"engine-{without_flags(event.error_code)}"
 
@@ -167,6 +189,10 @@ def _sentence_of(event: Event, code: str) -> str:
 
 
 def _keep(connection: Connection, claim: Claim, event: Event, release: str, now_s: int) -> None:
+    code, sentence = clean_code(event.bascule_code), clean_sentence(event.bascule_sentence)
+    if event.result in _TROUBLES:
+        code = _code_of(event)
+        sentence = _sentence_of(event, code)
     connection.execute(
         EVENTS.insert().values(
             at=now_s,
@@ -177,8 +203,8 @@ def _keep(connection: Connection, claim: Claim, event: Event, release: str, now_
             type=event.type,
             result=event.result,
             error_code=event.error_code,
-            bascule_code=clean_code(event.bascule_code),
-            sentence=clean_sentence(event.bascule_sentence),
+            bascule_code=code,
+            sentence=sentence,
             release=release,
         )
     )

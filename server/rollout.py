@@ -14,6 +14,7 @@ CURRENT: Final = "current"  # nothing newer for this node
 NO_RELEASE: Final = "no-release"  # the channel names nothing for this product and board
 WITHDRAWN: Final = "withdrawn"
 STOP_UNAVAILABLE: Final = "stop-unavailable"
+STOP_BETWEEN: Final = "stop-between"  # for a following server that reads one manifest
 NOT_BEFORE: Final = "not-before"
 PAYLOAD_UNSUITABLE: Final = "payload-unsuitable"  # the client cannot read what there is
 ROLLOUT_STOPPED: Final = "rollout-stopped"

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from partitions.boot import open_boot_control
+from partitions.boot import Places, open_boot_control
 from partitions.slots import PartRef, Slot, SlotLayout
 from updater.errors import SettingsError
 from updater.machine import Machine
@@ -46,6 +46,13 @@ def slot_layout(settings: Settings) -> SlotLayout:
         raise SettingsError(f"[slots]: {error}") from error
 
 
+def places(settings: Settings, layout: SlotLayout) -> Places:
+    """Return where the slots and the loader's memory are."""
+    return Places(
+        disk=Path(settings.slots.disk), layout=layout, grubenv=_path(settings.slots.grubenv)
+    )
+
+
 def build(settings: Settings) -> Node:
     """Return the node that the settings describe. Nothing is opened for writing.
 
@@ -64,8 +71,7 @@ def build(settings: Settings) -> Node:
         machine=machine,
         loader=open_boot_control(
             settings.slots.boot_control,
-            Path(settings.slots.disk),
-            layout,
+            places(settings, layout),
             booted=machine.boot().slot,
         ),
         store=store,

@@ -16,13 +16,14 @@ from updater.lifecycle import Event, State
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import SERVER_HINT_MAX, next_check
 from updater.state import NodeState, Update
-from updater.steering import Hint, Self
+from updater.steering import Self
 from updater.trust.errors import NothingNewerError
 from updater.trust.holdback import is_held_back, newer_since
 from updater.trust.view import Identity, PayloadTarget, VerifiedRelease
 
 if TYPE_CHECKING:
     from images.release import ChannelDocument, ImageFacts
+    from updater.hints import Hint
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -280,6 +281,8 @@ def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bo
     poll_secs = getattr(error, "poll_secs", None)
     changes = _schedule(node, memory, failed=unreachable, poll_secs=poll_secs)
     changes |= _outcome(node, code, str(error))
+    if not unreachable and not nothing:
+        log.info("check refused code=%s why=%s", code, error)
     if superseding:
         node.keep(memory, **changes)
         return

@@ -9,25 +9,27 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import logging
 import signal
 import subprocess
-import sys
+import threading
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
-from typing_extensions import override
-
 from updater.agent import Check, Install, Wait
 from updater.checking import present
 from updater.download import DownloadStoppedError
 from updater.engine import Engine
 from updater.errors import EXIT_NOTHING, UpdaterError
+from updater.notify import Notifier, Watchdog
 from updater.rebooting import give_try_back
 from updater.rooms import ROOM_ERRORS
+from updater.service_line import service_line
 from updater.steering import Reporter
 
 if TYPE_CHECKING:
@@ -44,10 +46,12 @@ REPORT_PAUSE_SECS: Final = 30.0
 REPORT_FAREWELL_SECS: Final = 2.0
 WORKER_LOOK_SECS: Final = 0.1
 BUSY_LOOK_SECS: Final = 5.0  # between two looks at the metrics while a worker is busy
+LOOKS_PER_STATUS: Final = 20  # a person sees progress move every two seconds
 WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory says
 PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 PERMIT_CODES: Final = "permit-"
+LOOP: Final = "loop"  # this loop, as the watchdog knows it
 
 
 class WorkerError(UpdaterError):
@@ -63,11 +67,25 @@ class Daemon:
     Args:
         node: the collaborators; its `stop` ends the loop.
         worker: the command that takes one heavy step; None to take it in this process.
+        notifier: the way to systemd; None when it did not start us.
+        watchdog: what every part of the service beats; None when nobody watches.
     """
 
-    def __init__(self, node: Node, worker: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        worker: Sequence[str] | None = None,
+        *,
+        notifier: Notifier | None = None,
+        watchdog: Watchdog | None = None,
+    ) -> None:
         self._node = node
         self._worker = worker
+        self._notifier = notifier or Notifier("")
+        self._watchdog = watchdog or Watchdog(
+            self._notifier.alive, limit_secs=0, monotonic=time.monotonic
+        )
+        self._is_ready = False
         self._engine = Engine(node=node)
         self._reporter = self._make_reporter()
         self._metrics = self._make_metrics()
@@ -76,12 +94,15 @@ class Daemon:
     def run(self) -> None:
         """Run until `stop` is set or a signal sets it."""
         log.info("service begins state-folder=%s", self._node.store.folder)
+        self._watchdog.expect(LOOP)
+        self._node.beat = self._beat
         if self._reporter is not None:
             self._reporter.start()
         try:
             while not self._node.stop.is_set():
                 self._round()
         finally:
+            self._notifier.stopping()
             self._give_try_back()
             if self._reporter is not None:
                 self._reporter.close(REPORT_FAREWELL_SECS)
@@ -96,8 +117,11 @@ class Daemon:
         self._node.stop.set()
 
     def _round(self) -> None:
+        self._beat()
         try:
+            self._get_ready()
             wait = self._engine.step(heavy=self._worker is None)
+            self._show()
             if isinstance(wait, Check | Install):
                 self._work(wait)
                 wait = None
@@ -119,6 +143,26 @@ class Daemon:
             return
         self._errors = 0
 
+    def _get_ready(self) -> None:
+        """Say that we are ready once the memory could be read.
+
+        Not later: a first step may run health checks that wait for us or for the whole boot.
+        """
+        if not self._is_ready:
+            self._show()
+            self._notifier.ready()
+            self._is_ready = True
+
+    def _show(self) -> None:
+        """Beat, and let `systemctl status` show where the node stands."""
+        self._beat()
+        if self._notifier.is_heard:
+            memory = self._node.store.read_state()
+            self._notifier.status(service_line(memory, self._node.progress.read()))
+
+    def _beat(self) -> None:
+        self._watchdog.beat(LOOP)
+
     def _work(self, action: Check | Install) -> None:
         """Let a process of its own take the action; pass a stop on to it.
 
@@ -127,14 +171,24 @@ class Daemon:
         """
         name = "check" if isinstance(action, Check) else "install"
         with subprocess.Popen([*(self._worker or ()), "--action", name]) as process:
-            while process.poll() is None:
+            for look in itertools.count():
+                if process.poll() is not None:
+                    break
                 self._show_metrics(busy=True)
                 if self._node.stop.wait(WORKER_LOOK_SECS):
                     process.terminate()
                     break
+                self._watch(look)
         if process.returncode not in {0, EXIT_NOTHING} and not self._node.stop.is_set():
             raise WorkerError(f"the {name} ended with status {process.returncode}")
         self._node.stop.wait(WORKER_PAUSE_SECS)
+
+    def _watch(self, look: int) -> None:
+        """Beat for a worker that works; a memory that cannot be read now is read later."""
+        self._beat()
+        if look % LOOKS_PER_STATUS == 0:
+            with contextlib.suppress(*ROOM_ERRORS):
+                self._show()
 
     def _rest(self, wait: Wait) -> None:
         """Wait until the agent wants to look again, at most a few seconds."""
@@ -197,13 +251,18 @@ class Step:
         Raises:
             AnyRoomError: it failed; the memory says what follows.
         """
-        _end_with_parent()
-        signal.signal(signal.SIGTERM, lambda *_: self._node.stop.set())
+        end_with_parent()
+        stop_on_signal(self._node.stop)
         with contextlib.suppress(DownloadStoppedError):
             Engine(node=self._node).take(self._action)
 
 
-def _end_with_parent() -> None:
+def stop_on_signal(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM, so that what is flushed is noted before the process ends."""
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+
+
+def end_with_parent() -> None:
     """Ask the kernel for SIGKILL when the service dies: nobody would stop this process then."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -213,28 +272,6 @@ def _pause(until: datetime | None, now: datetime) -> float:
     if until is None:
         return PAUSE_MAX_SECS
     return min(max((until - now).total_seconds(), PAUSE_MIN_SECS), PAUSE_MAX_SECS)
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send log lines to the error stream, with a priority that the journal understands."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JournalFormatter("%(message)s"))
-    logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    logging.getLogger("tuf").setLevel(logging.ERROR)
-
-
-class _JournalFormatter(logging.Formatter):
-    """`<N>` before a line is its syslog priority (sd-daemon(3)); control characters are escaped."""
-
-    _PRIORITIES: Final = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6))
-
-    @override
-    def format(self, record: logging.LogRecord) -> str:
-        priority = next((p for level, p in self._PRIORITIES if record.levelno >= level), 7)
-        text = super().format(record)
-        safe = "".join(char if char.isprintable() or char == "\n" else "?" for char in text)
-        return f"<{priority}>{safe}"
 
 
 def _trim_memory() -> None:

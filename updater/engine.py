@@ -60,7 +60,7 @@ class Engine:
             AnyRoomError: the action failed; the memory says what follows.
         """
         with self.node.locked() as memory:
-            view = self._view(memory)
+            view = self.view(memory)
             action = agent.decide(view, self.node.clock())
             if isinstance(action, agent.Wait):
                 self._note_wait(memory, action)
@@ -82,7 +82,8 @@ class Engine:
             if memory.state in _TAKEN_IN[type(action)]:
                 _DOERS[type(action)](self, memory)
 
-    def _view(self, memory: NodeState) -> agent.View:
+    def view(self, memory: NodeState) -> agent.View:
+        """Return all that the next decision depends on."""
         node = self.node
         boot = node.boot()
         health = node.settings.health
@@ -113,7 +114,9 @@ class Engine:
 
     def _check(self, memory: NodeState) -> None:
         with contextlib.suppress(NothingNewerError):  # noted; the next check is due later
-            memory, found = checking.check(self.node, memory, by_person=False)
+            pin = self.node.store.read_pin()
+            version = pin.version if pin else ""
+            memory, found = checking.check(self.node, memory, by_person=False, version=version)
             updating.install(self.node, memory, found, by_person=False)
 
     def _install(self, memory: NodeState) -> None:

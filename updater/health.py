@@ -5,7 +5,7 @@ What follows from a verdict is not here: the agent decides it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -46,16 +46,22 @@ class HealthVerdict:
         return not self.failed
 
 
-def examine(checks: Sequence[Check], *, facts: Mapping[str, str]) -> HealthVerdict:
+def examine(
+    checks: Sequence[Check],
+    *,
+    facts: Mapping[str, str],
+    beat: Callable[[], None] = lambda: None,
+) -> HealthVerdict:
     """Run `checks` in order and stop at the first that fails.
 
     Args:
         checks: what to run; none means that reaching this point is health enough.
         facts: put into each command's environment (BASCULE_SLOT, BASCULE_VERSION ...).
+        beat: called often while a check runs.
     """
     for check in checks:
         try:
-            outcome = run(check.command, timeout_secs=check.timeout_secs, extra=facts)
+            outcome = run(check.command, timeout_secs=check.timeout_secs, extra=facts, beat=beat)
         except CommandError as error:
             return HealthVerdict(failed=check.name, sentence=f"check {check.name}: {error}")
         if outcome.status is None:

@@ -7,6 +7,7 @@ not here: they belong to partitions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -78,6 +79,30 @@ class Identity:
     host: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inhibitor:
+    """Somebody's wish that the machine not do something now, as logind keeps it.
+
+    Attributes:
+        what: "shutdown", "sleep" and others.
+        who, why: as they said it, bounded and printable.
+        mode: "block", or "delay" for a moment's patience.
+        uid, pid: who holds it.
+    """
+
+    what: frozenset[str]
+    who: str
+    why: str
+    mode: str
+    uid: int
+    pid: int
+
+    @property
+    def blocks_shutdown(self) -> bool:
+        """Tell whether a reboot would break what somebody asked for."""
+        return self.mode == "block" and "shutdown" in self.what
+
+
 class Machine(Protocol):
     """The computer.
 
@@ -101,6 +126,9 @@ class Machine(Protocol):
 
     def trusted_root(self) -> bytes:
         """Read the TUF root that the booted image carries."""
+
+    def inhibitors(self) -> Sequence[Inhibitor]:
+        """Tell who asked that the machine not be shut down and the like, the present moment's."""
 
     def reboot(self) -> None:
         """Order the reboot; returning means it was ordered, not that it happened."""

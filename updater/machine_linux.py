@@ -15,6 +15,7 @@ from images.release import ImageFacts, parse_image_facts
 from partitions.booted import Booted, booted_slot
 from partitions.slots import Slot, SlotLayout, resolve
 from updater.errors import UpdaterError
+from updater.inhibitors import list_inhibitors
 from updater.machine import (
     IMAGE_FACTS_MAX_BYTES,
     IMAGE_FACTS_PATH,
@@ -24,6 +25,7 @@ from updater.machine import (
     BootedSlotError,
     Identity,
     ImageFactsError,
+    Inhibitor,
     Machine,
     MachineError,
     RebootError,
@@ -110,6 +112,10 @@ class LinuxMachine(Machine):
     @override
     def trusted_root(self) -> bytes:
         return _read_bounded(self._root / TRUSTED_ROOT_PATH[1:], TRUSTED_ROOT_MAX_BYTES)
+
+    @override
+    def inhibitors(self) -> Sequence[Inhibitor]:
+        return list_inhibitors()
 
     @override
     def reboot(self) -> None:

@@ -1,10 +1,11 @@
 """A machine made of a disk file, the firmware model and a process for each boot.
 
 The power supply (`python -m updater.machine_model --config FILE`) stands for mains, firmware
-and kernel: at every boot the firmware model chooses a slot on the real GPT of the disk file,
-the volatile run folder is emptied, and the daemon is started. When the daemon orders a reboot
-by `reboot()`, it is killed without a farewell and the machine boots again. For tests and the
-demo; the engine above it is the shipped one.
+and kernel: at every boot the model of the loader that the settings name chooses a slot, on the
+real GPT of the disk file or in a real GRUB environment; the volatile run folder is emptied, and
+the daemon is started. When the daemon orders a reboot by `reboot()`, it is killed without a
+farewell and the machine boots again. For tests and the demo; the engine above it is the shipped
+one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,7 @@ from updater.machine import (
     Boot,
     BootedSlotError,
     Identity,
+    Inhibitor,
     Machine,
     MachineError,
 )
@@ -100,6 +102,10 @@ class ModelMachine(Machine):
         return self._read(self.boot().slot, TRUSTED_ROOT_PATH, TRUSTED_ROOT_MAX_BYTES)
 
     @override
+    def inhibitors(self) -> Sequence[Inhibitor]:
+        return ()
+
+    @override
     def reboot(self) -> None:
         (self._run_folder / REBOOT_FILE).touch()
 
@@ -125,17 +131,15 @@ class PowerSupply:
     """Mains, firmware and kernel of a model machine.
 
     Args:
-        disk: the disk file.
-        layout: which partitions make a slot.
+        firmware: boots once and says which slot it is.
         run_folder: what a boot empties.
         daemon: the command that stands for the booted system.
     """
 
     def __init__(
-        self, *, disk: Path, layout: SlotLayout, run_folder: Path, daemon: Sequence[str]
+        self, *, firmware: Callable[[], Slot], run_folder: Path, daemon: Sequence[str]
     ) -> None:
-        self._disk = disk
-        self._layout = layout
+        self._firmware = firmware
         self._run_folder = run_folder
         self._daemon = list(daemon)
         self._off = False
@@ -148,11 +152,9 @@ class PowerSupply:
         """Let the firmware model choose, as at power-on; returns what it booted.
 
         Raises:
-            PartitionsError: nothing bootable, or no usable table.
+            PartitionsError: nothing bootable, or the loader's memory is unusable.
         """
-        from partitions.firmware import boot
-
-        slot = boot(self._disk, self._layout)
+        slot = self._firmware()
         shutil.rmtree(self._run_folder, ignore_errors=True)
         self._run_folder.mkdir(parents=True)
         record = BootRecord(
@@ -211,14 +213,15 @@ def main(arguments: Sequence[str]) -> int:
     Args:
         arguments: `--config FILE` of the node.
     """
-    from updater.assembly import slot_layout
+    from partitions.boot import power_on
+    from updater.assembly import places, slot_layout
     from updater.settings import load
 
     config = Path(arguments[arguments.index("--config") + 1])
     settings = load(config).settings
+    where = places(settings, slot_layout(settings))
     supply = PowerSupply(
-        disk=Path(settings.slots.disk),
-        layout=slot_layout(settings),
+        firmware=lambda: power_on(settings.slots.boot_control, where),
         run_folder=Path(settings.node.run_folder),
         daemon=[sys.executable, "-m", "updater.cli", "--config", str(config), "daemon"],
     )

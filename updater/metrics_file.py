@@ -43,7 +43,6 @@ class MetricsFile:
         self._node = node
         self._monotonic = monotonic
         self._memory: NodeState | None = None
-        self._codes: tuple[str, ...] = ()
         self._looked = self._written = float("-inf")
         self._failed = False
 
@@ -66,12 +65,10 @@ class MetricsFile:
 
     def _refresh(self, now: float) -> None:
         memory = self._node.store.read_state()
-        gates = self._node.gates(memory)
-        codes = tuple(gate.code for gate in gates)
-        same = (memory, codes) == (self._memory, self._codes)
-        if same and now - self._written < LONGEST_SECS:
+        # The gate that keeps the node waiting is in the memory too; asking all may cost a process.
+        if memory == self._memory and now - self._written < LONGEST_SECS:
             return
-        self._memory, self._codes = memory, codes
+        self._memory = memory
         _replace(self._path, render(take_snapshot(self._node, memory)).encode())
         self._written, self._failed = now, False
 

@@ -12,6 +12,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -23,7 +24,17 @@ import msgspec
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
 from updater.errors import EngineBusyError, StateError, WindowInvalidError
-from updater.gates import Gate, GateVerdict, RebootPolicyGate, RolloutGate, examine
+from updater.gates import (
+    Gate,
+    GateVerdict,
+    HoldGate,
+    PinGate,
+    RebootPolicyGate,
+    RolloutGate,
+    examine,
+    first_closed,
+)
+from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -44,6 +55,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOCK_FILE: Final = "engine.lock"
+LOCK_LOOK_SECS: Final = 0.05
 
 
 @dataclass(kw_only=True)
@@ -62,6 +74,7 @@ class Node:
         director: makes what asks Omaha, when first needed too; None for a node that follows its
             channel alone.
         stop: set to end whatever is under way.
+        beat: called now and then by what takes long in this process, so that it counts as alive.
     """
 
     settings: Settings
@@ -77,6 +90,7 @@ class Node:
     director: Callable[[], Steering] | None
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
+    beat: Callable[[], None] = field(default=lambda: None)
 
     @property
     def steering(self) -> Steering | None:
@@ -84,8 +98,12 @@ class Node:
         return self.director() if self.director is not None else None
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[NodeState]:
+    def locked(self, *, patience_secs: float = 0) -> Iterator[NodeState]:
         """Hold the engine's lock and give the memory, recovered if a process or boot ended.
+
+        Args:
+            patience_secs: how long to wait for another process to let go. The service's own
+                looks take moments; an install takes minutes and is not waited for.
 
         Raises:
             EngineBusyError: another process works on this node.
@@ -95,10 +113,7 @@ class Node:
         self.store.prepare()
         descriptor = self._open_lock()
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise EngineBusyError("another process works on this node") from None
+            self._lock(descriptor, time.monotonic() + patience_secs)
             yield self._recovered()
         finally:
             os.close(descriptor)
@@ -156,14 +171,35 @@ class Node:
         """Name the partitions of the running system: never to be written."""
         return Booted.of_regions(self.regions(self.boot().slot).values())
 
-    def gates(self, node: NodeState) -> tuple[GateVerdict, ...]:
-        """Ask every gate before a reboot."""
+    def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
+        """Ask every gate before a reboot.
+
+        Args:
+            node: the memory.
+            thorough: also those that cost a process when a cheaper one is closed already.
+        """
         policy = RebootPolicyGate(
             automatic=self.settings.updates.reboot == "automatic", ordered=node.reboot_ordered
         )
         by_person = node.update is not None and node.update.rollback
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
-        return examine((rollout, policy, *self._window_gates()), self.clock())
+        hold = HoldGate(self.store.read_hold())
+        armed = node.update.version if node.update is not None and not by_person else ""
+        pin = self.store.read_pin()
+        pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
+        gates = (hold, pinned, rollout, policy, *self._window_gates())
+        verdicts = examine(gates, self.clock())
+        if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
+        return verdicts
+
+    def _lock(self, descriptor: int, deadline: float) -> None:
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline or self.stop.wait(LOCK_LOOK_SECS):
+                    raise EngineBusyError("another process works on this node") from None
 
     def _window_gates(self) -> tuple[Gate, ...]:
         """Read the windows each time: the machine's zone may be changed while the service runs."""

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -51,6 +51,7 @@ def run(
     extra: Mapping[str, str] | None = None,
     with_errors: bool = True,
     output_max_bytes: int = OUTPUT_MAX_BYTES,
+    beat: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run `command` in a process group of its own; after `timeout_secs` the group is killed.
 
@@ -60,6 +61,7 @@ def run(
         extra: added to the fixed environment.
         with_errors: keep the error stream too.
         output_max_bytes: how much of the end of its output is kept.
+        beat: called every `LOOK_SECS` at least until it ends, so that our caller counts as alive.
 
     Raises:
         CommandError: the program cannot be started.
@@ -78,11 +80,16 @@ def run(
         why = getattr(error, "strerror", None) or error
         raise CommandError(f"{command[0]!r} cannot be started: {why}") from error
     deadline = time.monotonic() + timeout_secs
-    output = _listen(process, deadline, output_max_bytes)
-    return Outcome(status=_ended_by(process, deadline), output=output)
+    output = _listen(process, deadline, output_max_bytes, beat)
+    return Outcome(status=_ended_by(process, deadline, beat), output=output)
 
 
-def _listen(process: subprocess.Popen[bytes], deadline: float, output_max_bytes: int) -> bytes:
+def _listen(
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    output_max_bytes: int,
+    beat: Callable[[], None],
+) -> bytes:
     """Collect what the program says until it ends, falls silent for good, or time is up.
 
     What it leaves running may keep the pipe open: that is not waited for.
@@ -92,6 +99,7 @@ def _listen(process: subprocess.Popen[bytes], deadline: float, output_max_bytes:
     kept = b""
     with process.stdout as pipe:
         while (left := deadline - time.monotonic()) > 0:
+            beat()
             ended = process.poll() is not None
             if not select.select([pipe], [], [], 0 if ended else min(left, LOOK_SECS))[0]:
                 if ended:
@@ -104,10 +112,16 @@ def _listen(process: subprocess.Popen[bytes], deadline: float, output_max_bytes:
     return kept
 
 
-def _ended_by(process: subprocess.Popen[bytes], deadline: float) -> int | None:
+def _ended_by(
+    process: subprocess.Popen[bytes], deadline: float, beat: Callable[[], None]
+) -> int | None:
     """Return the exit status; None when the whole group had to be killed."""
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        return process.wait(max(0.0, deadline - time.monotonic()))
+    left = LOOK_SECS
+    while left > 0:
+        beat()
+        left = deadline - time.monotonic()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(min(max(left, 0.0), LOOK_SECS))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):

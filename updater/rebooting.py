@@ -91,6 +91,7 @@ def reboot(node: Node, memory: NodeState) -> NodeState:
         memory = node.advance(memory, Event.PERMITTED)
         version = memory.update.version if memory.update else ""
         node.store.remember(node.clock(), "rebooting", version=version)
+    log.info("reboot ordered version=%s", memory.update.version if memory.update else "")
     try:
         node.machine.reboot()
     except UpdaterError as error:
@@ -173,7 +174,7 @@ def _examine(node: Node, slot: Slot) -> HealthVerdict:
     except ROOM_ERRORS as error:
         return HealthVerdict(failed=error.code, sentence=str(error))
     facts = {"BASCULE_SLOT": slot.value, "BASCULE_VERSION": running.version}
-    return examine(node.settings.health.checks, facts=facts)
+    return examine(node.settings.health.checks, facts=facts, beat=node.beat)
 
 
 def confirm(node: Node, memory: NodeState) -> NodeState:

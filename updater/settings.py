@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from partitions.grub_firmware import TRIES_MAX
 from updater.errors import SettingsError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
@@ -53,6 +54,7 @@ class SlotsSettings(_Section, frozen=True):
 
     disk: str = ""
     boot_control: str = "gptprio"
+    grubenv: str = ""
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
     a: dict[str, PartReference] = {}
     b: dict[str, PartReference] = {}
@@ -307,11 +309,7 @@ def _place(message: str, origins: Mapping[str, Path]) -> str:
 def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     """Refuse what each value allows alone but the whole does not."""
     where = files[-1] if files else FOLDERS[1] / FILE_NAME
-    slots = settings.slots
-    if not slots.disk:
-        raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
-    if not slots.a or slots.a.keys() != slots.b.keys():
-        raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
+    _check_slots(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
     if not settings.trust.metadata_url:
@@ -326,6 +324,26 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
             raise SettingsError(
                 f"{where}: {url!r} is no http or https URL without user information"
             )
+
+
+def _check_slots(slots: SlotsSettings, where: Path) -> None:
+    if not slots.disk:
+        raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
+    if not slots.a or slots.a.keys() != slots.b.keys():
+        raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
+    if slots.boot_control == "grubenv":
+        _check_grubenv(slots, where)
+
+
+def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
+    if not slots.grubenv:
+        raise SettingsError(f"{where}: slots.boot_control is grubenv but slots.grubenv is not set")
+    if not Path(slots.grubenv).is_absolute():
+        raise SettingsError(f"{where}: slots.grubenv {slots.grubenv!r} is no absolute path")
+    if slots.tries > TRIES_MAX:
+        raise SettingsError(
+            f"{where}: slots.tries is {slots.tries}, GRUB's environment counts to {TRIES_MAX}"
+        )
 
 
 def _check_windows(rows: Sequence[WindowSettings], origins: Mapping[str, Path]) -> None:

@@ -1,7 +1,7 @@
 """What `status`, `slots` and `permit` show: one value each, printed as text or as JSON.
 
 Reads without the lock; what it finds is what the last action left. The shapes are documented
-in docs/operating-a-node.md.
+in docs/json.md.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from updater.gates import first_closed
 from updater.lifecycle import COMPATIBLE_NAMES, State
 from updater.rooms import ROOM_ERRORS
 from updater.schedule import first_check
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from updater.node import Node
     from updater.permit.contract import GroupStatus
     from updater.state import Failure, NodeState
+
+_NO_GATES = ("permit-", "reboot-overdue", "health-")  # waits of an armed node that no gate gives
 
 Facts: TypeAlias = dict[str, Any]  # JSON's values; the shapes are in the docs
 
@@ -41,13 +44,15 @@ def status(node: Node) -> Facts:
         "update": _update(node, memory),
         "waiting": _waiting(node, memory),
         "last_check": {
-            "at": memory.last_check.isoformat() if memory.last_check else None,
+            "at": memory.last_check.isoformat(timespec="seconds") if memory.last_check else None,
             "code": memory.last_check_code,
             "sentence": memory.last_check_sentence,
         },
         "next_check": _next_check(node, memory),
         "held_back_since": memory.newer_since.isoformat() if memory.newer_since else None,
         "permit": memory.permit,
+        "hold": _hold(node),
+        "pinned": _pinned(node),
         "last_failure": _failure(memory.last_failure),
         "denied": {
             version: failure.sentence for version, failure in node.store.read_denied().items()
@@ -105,8 +110,8 @@ def permit(group: GroupStatus) -> Facts:
     }
 
 
-def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the text of `bascule status`."""
+def status_lines(facts: Mapping[str, Any], *, bar: bool = False) -> Iterator[str]:
+    """Yield the text of `bascule status`; with `bar` also a bar while something is written."""
     booted = facts["booted"]
     yield f"state     {facts['state']}"
     confirmed = "confirmed" if facts["confirmed"] else "not confirmed"
@@ -114,11 +119,10 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["target"] != booted["slot"]:
         target = f"slot {facts['target']}" if facts["target"] else "nothing that we know"
         yield f"target    {target} at the next boot"
-    update = facts["update"]
-    if update:
-        yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"
+    yield from _update_lines(facts, bar=bar)
     if facts["waiting"]:
         yield f"waiting   {facts['waiting']['sentence']} [{facts['waiting']['code']}]"
+    yield from _order_lines(facts)
     check = facts["last_check"]
     if check["at"]:
         yield f"checked   {check['at']}: {check['sentence'] or 'done'} [{check['code']}]"
@@ -129,6 +133,26 @@ def status_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"failure   {failure['sentence']} [{failure['code']}]"
     for version, why in facts["denied"].items():
         yield f"refuses   {version}: {why}"
+
+
+def _update_lines(facts: Mapping[str, Any], *, bar: bool) -> Iterator[str]:
+    update = facts["update"]
+    if not update:
+        return
+    yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"
+    if bar and facts["state"] == State.INSTALLING.value and update["size"]:
+        from updater.terminal import bar as drawn
+
+        yield f"          {drawn(update['done'] / update['size'])}"
+
+
+def _order_lines(facts: Mapping[str, Any]) -> Iterator[str]:
+    if facts["hold"]:
+        hold = facts["hold"]
+        end = f" until {hold['until']}" if hold["until"] else ""
+        yield f"held      by {hold['by']}{end}{': ' if hold['reason'] else ''}{hold['reason']}"
+    if facts["pinned"]:
+        yield f"pinned    to {facts['pinned']}"
 
 
 def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -177,13 +201,30 @@ def _update(node: Node, memory: NodeState) -> Facts | None:
 
 def _waiting(node: Node, memory: NodeState) -> Facts | None:
     """Say what keeps the node from the next step, whether or not a daemon noted it."""
-    if memory.waiting_code:
-        return {"code": memory.waiting_code, "sentence": memory.waiting_sentence}
-    if memory.state is State.ARMED:
-        for verdict in node.gates(memory):
-            if not verdict.is_open:
-                return {"code": verdict.code, "sentence": verdict.sentence}
-    return None
+    noted = memory.waiting_code
+    if memory.state is State.ARMED:  # gates are asked anew: what was noted of one may be past
+        closed = first_closed(node.gates(memory))
+        if closed is not None:
+            return {"code": closed.code, "sentence": closed.sentence}
+        noted = noted if noted.startswith(_NO_GATES) else ""
+    return {"code": noted, "sentence": memory.waiting_sentence} if noted else None
+
+
+def _hold(node: Node) -> Facts | None:
+    hold = node.store.read_hold()
+    if hold is None or not hold.holds(node.clock()):
+        return None
+    return {
+        "since": hold.since.isoformat(timespec="seconds"),
+        "by": hold.by,
+        "reason": hold.reason,
+        "until": hold.until.isoformat(timespec="seconds") if hold.until else None,
+    }
+
+
+def _pinned(node: Node) -> str | None:
+    pin = node.store.read_pin()
+    return pin.version if pin else None
 
 
 def due_check(node: Node, memory: NodeState) -> datetime | None:
@@ -197,13 +238,12 @@ def due_check(node: Node, memory: NodeState) -> datetime | None:
     if not node.settings.updates.automatic:
         return None
     first = first_check(node.settings.server, node.boot().boot_id)
-    due = node.clock() + max(first - node.machine.uptime(), timedelta())
-    return due.replace(microsecond=0)
+    return node.clock() + max(first - node.machine.uptime(), timedelta())
 
 
 def _next_check(node: Node, memory: NodeState) -> str | None:
     due = due_check(node, memory)
-    return due.isoformat() if due is not None else None
+    return due.isoformat(timespec="seconds") if due is not None else None
 
 
 def _failure(failure: Failure | None) -> Facts | None:

@@ -1,12 +1,15 @@
 """What the node remembers between processes and boots, and how it is kept on disk.
 
 The folder is root's alone. Every file is replaced durably. Loss of any of them costs work,
-never safety: a file that makes no sense is taken as lost, with a warning.
+never safety: a file that makes no sense is taken as lost, with a warning. The one exception is
+an order not to reboot: as long as its file is there the node is held, readable or not.
 
     state.json     lifecycle, the update under way, what each slot holds
     journal.json   how far the install of that update is flushed
     floor.json     the lowest rollback index this node still accepts
     denied.json    versions that failed here or that a person rolled back from
+    hold.json      a person's order not to reboot; written without the engine's lock
+    pin.json       a person's order to run one version and no other; likewise
     reports.json   events that the server has not been told yet (bounded); reports.lock guards it
     history.jsonl  what happened, newest last (bounded)
 """
@@ -19,7 +22,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
@@ -88,6 +91,36 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: bool = False
     downloaded: Count = 0
     attempts: Count = 0
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's order not to reboot. Downloads and installs go on.
+
+    Attributes:
+        since, by: when, and who gave it.
+        reason: for whoever finds the node held; may be empty.
+        until: when it ends by itself, None for never.
+    """
+
+    since: Instant
+    by: str
+    reason: str = ""
+    until: Instant | None = None
+
+    def holds(self, now: datetime) -> bool:
+        """Tell whether the order is still in force."""
+        return self.until is None or now < self.until
+
+
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """A person's order that this node runs `version` and no other, whatever a server offers.
+
+    What the signed channel does not allow is refused all the same.
+    """
+
+    version: str
+    since: Instant
+    by: str
 
 
 class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -210,14 +243,34 @@ class Store:
 
     def drop_journal(self) -> None:
         """Forget the install journal, durably."""
-        path = self._folder / "journal.json"
+        self._drop("journal.json")
+
+    def read_hold(self) -> Hold | None:
+        """Return the order not to reboot, also one that has ended; None when there is none.
+
+        A file that cannot be read or makes no sense is an order without end: somebody gave one,
+        and a node that waits too long is better than one that reboots under someone.
+        """
+        path = self._folder / "hold.json"
         try:
-            path.unlink()
-            sync_folder(self._folder)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StateError(f"{path} cannot be removed: {error.strerror}") from error
+            hold = self._read(path.name, Hold)
+        except StateError as error:
+            return _damaged_hold(str(error))
+        if hold is None and os.path.lexists(path):
+            return _damaged_hold(f"{path} is damaged")
+        return hold
+
+    def write_hold(self, hold: Hold | None) -> None:
+        """Keep the order not to reboot, or take it back."""
+        self._write("hold.json", msgspec.json.encode(hold)) if hold else self._drop("hold.json")
+
+    def read_pin(self) -> Pin | None:
+        """Return the order to run one version, None when there is none."""
+        return self._read("pin.json", Pin)
+
+    def write_pin(self, pin: Pin | None) -> None:
+        """Keep the order to run one version, or take it back."""
+        self._write("pin.json", msgspec.json.encode(pin)) if pin else self._drop("pin.json")
 
     def read_floor(self) -> int:
         """Return the lowest rollback index still accepted, 0 when none is known."""
@@ -328,6 +381,16 @@ class Store:
             log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
             return None
 
+    def _drop(self, name: str) -> None:
+        path = self._folder / name
+        try:
+            path.unlink()
+            sync_folder(self._folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StateError(f"{path} cannot be removed: {error.strerror}") from error
+
     def _write(self, name: str, data: bytes) -> None:
         try:
             replace_durably(self._folder / name, data)
@@ -335,3 +398,8 @@ class Store:
             raise StateError(
                 f"{self._folder / name} cannot be written: {error.strerror}"
             ) from error
+
+
+def _damaged_hold(why: str) -> Hold:
+    reason = f"{why}, so who gave the order and until when cannot be told"
+    return Hold(since=datetime.fromtimestamp(0, UTC), by="an unreadable order", reason=reason)

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Final
 
 from updater import ENGINE_VERSION
 from updater.errors import UnreachableError, UpdaterError
+from updater.hints import hint_of, is_refusal
 from updater.omaha.codec import RESPONSE_MAX_BYTES, decode_response, encode_request
 from updater.omaha.codes import EventResult, number_of
+from updater.omaha.elements import OmahaFormatError
 from updater.omaha.messages import (
-    APP_OK,
-    CHECK_NO_UPDATE,
-    CHECK_OK,
     ON_DEMAND,
     SCHEDULED,
     AppRequest,
@@ -30,21 +29,19 @@ from updater.omaha.messages import (
     Ping,
     Request,
     UpdateCheck,
-    UpdateCheckResult,
 )
 from updater.rooms import ROOM_ERRORS
-from updater.trust.view import Offer, OfferedFile
 
 if TYPE_CHECKING:
     import requests
 
+    from updater.hints import Hint
     from updater.state import Report, Store
 
 log = logging.getLogger(__name__)
 
 ARCHITECTURES: Final = {"x86_64": "x64", "aarch64": "arm", "i686": "x86"}  # uname to Omaha
 READ_PIECE_BYTES: Final = 16 * 1024
-URLS_MAX: Final = 16  # more mirrors than anyone has
 SENTENCE_MAX_CHARS: Final = 300  # of a failure, as told to the server
 
 
@@ -85,24 +82,6 @@ class Self:
     slot: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Hint:
-    """What the server answered, not trusted.
-
-    Attributes:
-        offer: the version it steers to, None for "nothing now".
-        urls: where it says the payload is.
-        code, sentence: why there is nothing, as far as it said.
-        poll_secs: when it wants to be asked again.
-    """
-
-    offer: Offer | None
-    urls: tuple[str, ...] = ()
-    code: str = ""
-    sentence: str = ""
-    poll_secs: int | None = None
-
-
 class Steering:
     """One Omaha server, asked over HTTP.
 
@@ -132,12 +111,12 @@ class Steering:
         """
         app = _app(node, ping=Ping(), update_check=UpdateCheck())
         answer = self._exchange(_request((app,), by_person=by_person))
-        check = answer.update_check
-        if answer.status != APP_OK and (check is None or not check.reason):
+        if is_refusal(answer):
             raise ServerRefusedError(f"the server answered {answer.status!r} for {node.product}")
-        if check is None:
-            raise ServerUnreachableError(f"{self._url} answered without an update check")
-        return _hint(check)
+        try:
+            return hint_of(answer)
+        except OmahaFormatError as error:
+            raise ServerUnreachableError(f"{self._url} gave no usable answer: {error}") from error
 
     def tell(self, node: Self, reports: Sequence[Report]) -> None:
         """Send events.
@@ -324,26 +303,3 @@ def _event(report: Report) -> Event:
 def _plain(text: str) -> str:
     """Return what XML can carry of a sentence, cut to a bearable length: no event may block."""
     return "".join(char if char.isprintable() else "?" for char in text[:SENTENCE_MAX_CHARS])
-
-
-def _hint(check: UpdateCheckResult) -> Hint:
-    poll = check.poll_interval_s
-    if check.status != CHECK_OK:
-        code = check.reason or ("server-noupdate" if check.status == CHECK_NO_UPDATE else "server")
-        sentence = check.sentence or f"the server answered {check.status}"
-        return Hint(offer=None, code=code, sentence=sentence, poll_secs=poll)
-    if not check.manifests or not check.manifests[0].packages:
-        raise ServerUnreachableError("the server offers an update without naming its file")
-    manifest = check.manifests[0]
-    package = manifest.packages[0]
-    action = manifest.postinstall
-    sha256 = package.sha256 or (action.sha256 if action else "")
-    file = OfferedFile(name=package.name, sha256=sha256 or None, size=package.size_bytes or None)
-    bases = [base if base.endswith("/") else f"{base}/" for base in check.codebases[:URLS_MAX]]
-    return Hint(
-        offer=Offer(version=manifest.version, files=(file,)),
-        urls=tuple(
-            base + package.name for base in bases if base.startswith(("http://", "https://"))
-        ),
-        poll_secs=poll,
-    )

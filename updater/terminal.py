@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TextIO
 
@@ -37,6 +37,18 @@ def shown_progress(progress: ProgressFile, stream: TextIO) -> Iterator[None]:
         thread.join()
         if moving:
             stream.write("\r\x1b[K")
+
+
+def redrawn(lines: Sequence[str], height: int) -> str:
+    """Return what draws `lines` over the `height` lines that were drawn before."""
+    up = f"\x1b[{height}A" if height else ""
+    return up + "\r\x1b[J" + "\n".join(lines)
+
+
+def bar(share: float, width: int = 30) -> str:
+    """Return a bar that is `share` (0 to 1) full."""
+    full = round(max(0.0, min(share, 1.0)) * width)
+    return f"[{'#' * full}{'.' * (width - full)}] {share:4.0%}"
 
 
 def _line(progress: Progress) -> str:

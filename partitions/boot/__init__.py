@@ -2,41 +2,103 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
+from partitions import firmware, grub_firmware
 from partitions.boot.control import BootControl, BootState, SlotState
 from partitions.boot.gptprio import GptPriorities
+from partitions.boot.grubenv import GrubEnvironment
 from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
-__all__ = ["KEEPERS", "BootControl", "BootState", "Keeper", "SlotState", "open_boot_control"]
+__all__ = [
+    "KEEPERS",
+    "MODELS",
+    "BootControl",
+    "BootState",
+    "Keeper",
+    "Model",
+    "Places",
+    "SlotState",
+    "open_boot_control",
+    "power_on",
+]
 
 
-class Keeper(Protocol):
-    """Makes the boot control of one disk; the class of a keeper is one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where a machine's slots and its loader's memory are; each loader takes what it needs.
 
-    def __call__(
-        self, disk: Path, layout: SlotLayout, *, booted: Slot | None = None
-    ) -> BootControl:
-        """Name the disk, its slots, and the slot that runs."""
+    Attributes:
+        disk: a disk file, a whole-disk device or a partition of the disk.
+        layout: the partitions of both slots.
+        grubenv: the file of GRUB's environment.
+    """
+
+    disk: Path
+    layout: SlotLayout
+    grubenv: Path | None = None
+
+    @property
+    def environment(self) -> Path:
+        """The file of GRUB's environment, for a loader that needs one.
+
+        Raises:
+            BootControlError: none is named.
+        """
+        if self.grubenv is None:
+            raise BootControlError("the boot control grubenv needs the path of GRUB's environment")
+        return self.grubenv
 
 
-KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType({"gptprio": GptPriorities})
+Keeper: TypeAlias = Callable[[Places, Slot | None], BootControl]
+"""Makes the boot control of a machine; the slot is the booted one."""
+
+Model: TypeAlias = Callable[[Places], Slot]
+"""Boots once as the loader would, and says which slot it is."""
+
+KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
+    {
+        "gptprio": lambda at, booted: GptPriorities(at.disk, at.layout, booted=booted),
+        "grubenv": lambda at, booted: GrubEnvironment(at.environment, booted=booted),
+    }
+)
 """Each boot loader that we can speak to, by the name that the settings use."""
 
+MODELS: Final[Mapping[str, Model]] = MappingProxyType(
+    {
+        "gptprio": lambda at: firmware.boot(at.disk, at.layout),
+        "grubenv": lambda at: grub_firmware.boot(at.environment),
+    }
+)
+"""What each of them does at power-on, for tests and the demo."""
 
-def open_boot_control(
-    name: str, disk: Path, layout: SlotLayout, *, booted: Slot | None = None
-) -> BootControl:
-    """Return the keeper of that name for a disk; the disk is read at the first call of a verb.
+
+def open_boot_control(name: str, places: Places, *, booted: Slot | None = None) -> BootControl:
+    """Return the keeper of that name; nothing is read before the first call of a verb.
 
     Raises:
-        BootControlError: there is no keeper of that name.
+        BootControlError: there is no keeper of that name, or it needs a place that is not named.
     """
     keeper = KEEPERS.get(name)
     if keeper is None:
         raise BootControlError(f"no boot control {name!r}; there are: {', '.join(KEEPERS)}")
-    return keeper(disk, layout, booted=booted)
+    return keeper(places, booted)
+
+
+def power_on(name: str, places: Places) -> Slot:
+    """Boot once as the loader of that name would: choose, count the try, say which slot it is.
+
+    Raises:
+        NothingBootableError: the loader would stop.
+        BootControlError: there is no model of that name, or the loader's memory is unusable.
+        PartitionsError: the disk cannot be used.
+    """
+    model = MODELS.get(name)
+    if model is None:
+        raise BootControlError(f"no boot control {name!r}; there are: {', '.join(MODELS)}")
+    return model(places)

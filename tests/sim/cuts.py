@@ -131,6 +131,7 @@ class Snapshot:
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir()
         shutil.copyfile(world.disk, kept / "disk.img")
+        shutil.copyfile(world.grubenv, kept / "grubenv")
         for name in ("state", "run"):
             shutil.copytree(world.folder / name, kept / name, symlinks=True)
         return cls(world, kept)
@@ -138,6 +139,7 @@ class Snapshot:
     def restore(self) -> None:
         """Put everything back."""
         shutil.copyfile(self.kept / "disk.img", self.world.disk)
+        shutil.copyfile(self.kept / "grubenv", self.world.grubenv)
         for name in ("state", "run"):
             shutil.rmtree(self.world.folder / name, ignore_errors=True)
             shutil.copytree(self.kept / name, self.world.folder / name, symlinks=True)

@@ -13,7 +13,7 @@ from backports import zstd
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from images.proto import payload_pb2 as pb
-from images.signing import TrustedKeys, encode_signatures, sign_digest
+from images.signing import PrivateKey, TrustedKeys, encode_signatures, sign_digest
 
 BLOCK = 4096  # bytes
 
@@ -25,7 +25,7 @@ def key(number: int = 0, bits: int = 2048) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
 
 
-def trusted(*keys: rsa.RSAPrivateKey) -> TrustedKeys:
+def trusted(*keys: PrivateKey) -> TrustedKeys:
     """Return the public keys of private ones."""
     return TrustedKeys(tuple(private.public_key() for private in keys))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from partitions.boot import KEEPERS
 from partitions.slots import Slot
 from tests.sim.cuts import NEVER, Fuse, LifeEndsError, Snapshot, fused
 from tests.sim.lives import due_now, live, memory_of, new_process
@@ -26,10 +27,10 @@ POWER_CUT = "power cut"
 KILL = "kill"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+@pytest.fixture(params=KEEPERS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A node that runs 1.0.0 in slot A and rests."""
-    with World(tmp_path, image_size=512 * 1024) as made:
+    with World(tmp_path, image_size=512 * 1024, boot_control=request.param) as made:
         run_until(Engine(node=made.boot()), "idle")
         yield made
 

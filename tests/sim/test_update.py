@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from partitions.boot import KEEPERS
 from partitions.slots import Slot
+from tests.sim.lives import due_now, live
 from tests.sim.world import World, run_until
+from updater import shown
 from updater.engine import Engine
 from updater.lifecycle import State
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path) as made:
+@pytest.fixture(params=KEEPERS)
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path, image_size=1024 * 1024, boot_control=request.param) as made:
         yield made
 
 
@@ -36,3 +39,45 @@ def test_a_release_is_installed_booted_and_confirmed(world: World) -> None:
     assert node.store.read_floor() == 2
     memory = node.store.read_state()
     assert (memory.state, memory.update, memory.permit) == (State.IDLE, None, "none")
+
+
+def test_a_release_that_is_not_healthy_gets_its_tries_and_is_left(world: World) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    world.health = ["sh", "-c", "test $BASCULE_VERSION != 2.0.0"]
+    world.write_settings()
+    world.release("2.0.0", rollback_index=2)
+    due_now(world)
+    live(world)
+    node = world.node()
+    assert (node.boot().slot, node.running().version) == (Slot.A, "1.0.0")
+    assert list(node.store.read_denied()) == ["2.0.0"]
+    assert not node.loader.read().slots[Slot.B].armed
+
+
+def test_a_release_that_never_comes_up_is_left_when_its_tries_are_spent(world: World) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    drop_ins = world.config.with_name("node.toml.d")
+    drop_ins.mkdir()
+    (drop_ins / "10.toml").write_text("[slots]\ntries = 3\n")
+    world.release("2.0.0", rollback_index=2)
+    due_now(world)
+    run_until(Engine(node=world.node()), "rebooting")
+    assert [world.boot().boot().slot for _ in range(4)] == [Slot.B, Slot.B, Slot.B, Slot.A]
+    live(world)
+    assert list(world.node().store.read_denied()) == ["2.0.0"]
+    assert world.node().running().version == "1.0.0"
+
+
+def test_the_slots_are_shown_as_the_loader_sees_them(world: World) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    node = world.node()
+    node.loader.arm(Slot.B, tries=7)
+    a, b = shown.slots(node)
+    assert (a["target"], a["armed"], a["tries_left"], a["confirmed"]) == (False, True, 0, True)
+    assert (b["target"], b["armed"], b["tries_left"], b["confirmed"]) == (True, True, 7, False)
+    head, *rows = shown.slot_lines([a, b])
+    assert head.split() == ["slot", "version", "booted", "target", "armed", "tries", "confirmed"]
+    assert [row.split() for row in rows] == [
+        ["a", "1.0.0", "yes", "-", "yes", "0", "yes"],
+        ["b", "-", "-", "yes", "yes", "7", "-"],
+    ]

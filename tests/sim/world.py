@@ -24,14 +24,17 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from images.build import build as build_payload
 from images.release import ImageFacts, encode_image_facts, encode_payload_facts, facts_of
 from images.signing import public_pem
+from partitions.boot import power_on
+from partitions.boot.grubenv import GrubEnvironment
 from partitions.disk_image import create_disk
+from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
 from partitions.slots import Slot
 from tests.sim.payload_server import PayloadServer
 from tests.sim.repository import BOARD, PRODUCT, TufRepository
 from tests.sim.repository_server import RepositoryServer
 from updater.agent import Wait
-from updater.assembly import build, slot_layout
+from updater.assembly import build, places, slot_layout
 from updater.engine import Engine
 from updater.machine_model import PowerSupply
 from updater.node import Node
@@ -61,6 +64,8 @@ alias = "node"
 
 [slots]
 disk = "{folder}/disk.img"
+boot_control = "{boot_control}"
+grubenv = "{folder}/grubenv"
 a = {{ usr = "PARTLABEL=USR-A" }}
 b = {{ usr = "PARTLABEL=USR-B" }}
 
@@ -105,6 +110,7 @@ class World:
         payloads: the mirror.
         images: the image file of each version.
         image_size: their bytes.
+        boot_control: which loader the machine has.
         clock: what the node takes for the time; None: the machine's.
     """
 
@@ -113,6 +119,7 @@ class World:
     images: dict[str, Path] = field(default_factory=dict)
     health: list[str] = field(default_factory=lambda: ["true"])
     image_size: int = IMAGE_BYTES
+    boot_control: str = "gptprio"
     clock: Callable[[], datetime] | None = None
 
     def __enter__(self) -> Self:
@@ -134,6 +141,8 @@ class World:
         layout = self.folder / "disk.toml"
         layout.write_text(LAYOUT)
         create_disk(read_layout(layout), self.disk, images={"usr": image})
+        self.grubenv.write_bytes(EMPTY_BLOCK)
+        GrubEnvironment(self.grubenv).confirm(Slot.A)
         self.write_settings()
         self.release("1.0.0", rollback_index=1)
 
@@ -145,13 +154,20 @@ class World:
         return self.folder / "disk.img"
 
     @property
+    def grubenv(self) -> Path:
+        return self.folder / "grubenv"
+
+    @property
     def config(self) -> Path:
         return self.folder / "node.toml"
 
     def write_settings(self, extra: str = "", **changes: str) -> None:
         """Write the node's settings; `changes` replace whole lines by their key."""
         text = NODE.format(
-            folder=self.folder, metadata=self.server.url, payloads=self.payloads.base
+            folder=self.folder,
+            boot_control=self.boot_control,
+            metadata=self.server.url,
+            payloads=self.payloads.base,
         )
         for key, value in changes.items():
             lines = [
@@ -221,9 +237,9 @@ class World:
     def power(self) -> PowerSupply:
         """Return the machine's power supply; `boot_once` is switching it on."""
         settings = self.settings()
+        where = places(settings, slot_layout(settings))
         return PowerSupply(
-            disk=self.disk,
-            layout=slot_layout(settings),
+            firmware=lambda: power_on(self.boot_control, where),
             run_folder=self.folder / "run",
             daemon=[],
         )

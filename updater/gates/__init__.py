@@ -6,13 +6,19 @@ the calendar.
 """
 
 from updater.gates.contract import Gate, GateVerdict, examine, first_closed
+from updater.gates.orders import HELD, ORDERS, PINNED, HoldGate, PinGate
 from updater.gates.policy import RebootPolicyGate
 from updater.gates.rollout import ROLLOUT_STOPPED, RolloutGate
 
 __all__ = [
+    "HELD",
+    "ORDERS",
+    "PINNED",
     "ROLLOUT_STOPPED",
     "Gate",
     "GateVerdict",
+    "HoldGate",
+    "PinGate",
     "RebootPolicyGate",
     "RolloutGate",
     "examine",

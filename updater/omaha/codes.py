@@ -88,8 +88,8 @@ class EngineError(enum.IntEnum):
     BASCULE = 5000  # ours: read the attribute bascule_code
 
 
-HTTP_ERROR_BASE: Final = 2000  # 2000 + status; 2999 when the status is out of range
-_HTTP_ERROR_END: Final = 3000
+HTTP_ERROR_BASE: Final = 2000  # 2000 + status; 2000 itself: no answer at all
+HTTP_ERROR_ODD: Final = 2999  # the status was no HTTP status
 _FLAG_BITS: Final = 0xF000_0000  # dev mode, resumed, test image, non-default server
 _WORD: Final = 0xFFFF_FFFF
 
@@ -143,15 +143,3 @@ def is_failed_trial(*, error_code: int | None, bascule_code: str) -> bool:
     if bascule_code.startswith(TRIAL_PREFIX):
         return True
     return error_code is not None and without_flags(error_code) == EngineError.ROLLBACK
-
-
-def sentence_of(error_code: int) -> str:
-    """Return a short phrase for people, flag bits ignored, such as `rollback (44)`."""
-    number = without_flags(error_code)
-    if HTTP_ERROR_BASE <= number < _HTTP_ERROR_END:
-        return f"server answered HTTP {number - HTTP_ERROR_BASE} ({number})"
-    try:
-        name = EngineError(number).name
-    except ValueError:
-        return f"unknown error ({number})"
-    return f"{name.lower().replace('_', ' ')} ({number})"

@@ -21,6 +21,7 @@ from updater.errors import EXIT_CANNOT_TELL, UpdaterError
 DEPTH_MAX: Final = 16  # the deepest message of the protocol has 8 levels
 ELEMENTS_MAX: Final = 256  # a request with 40 apps, or an answer with 40 manifests
 ATTRIBUTE_MAX_CHARS: Final = 4096  # the longest real ones are URLs and an RSA signature
+DECLARATION: Final = b'<?xml version="1.0" encoding="UTF-8"?>\n'
 NUMBER_MAX: Final = 2**63 - 1  # sizes are signed 64-bit numbers in every known server
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -79,9 +80,9 @@ def child(parent: Element, name: str, attributes: dict[str, str | None]) -> Elem
 
 
 def document(root: Element) -> bytes:
-    """Return the message as UTF-8 with a declaration."""
-    data: bytes = tostring(root, encoding="utf-8", xml_declaration=True)
-    return data
+    """Return the message as UTF-8, with the declaration that all other programs send."""
+    data: bytes = tostring(root, encoding="utf-8")
+    return DECLARATION + data
 
 
 def read_number(text: str | None) -> int | None:
@@ -100,6 +101,7 @@ def read_count(text: str | None) -> int | None:
 
 def read_sha256(text: str) -> str:
     """Return hex of a SHA-256 in either encoding in the wild; empty when it is neither."""
+    text = text.strip()  # some servers send what a person typed into a form
     if _SHA256_HEX.fullmatch(text.lower()):
         return text.lower()
     try:

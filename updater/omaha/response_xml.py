@@ -164,7 +164,7 @@ def _read_action(node: Element) -> Action:
     return Action(
         event=node.get("event", ""),
         sha256=read_sha256(node.get("sha256", "")),
-        is_delta=node.get("IsDeltaPayload") == "true",
+        is_delta="true" in {node.get("IsDeltaPayload"), node.get("IsDelta")},  # old servers: latter
         disable_backoff=node.get("DisablePayloadBackoff") == "true",
         max_failures_per_url=read_count(node.get("MaxFailureCountPerUrl")),
     )

@@ -59,7 +59,8 @@ def choose(
 
     1. The channel document is of the node's channel, product and board.
     2. The candidate is the pinned version, else the offered one, else, for a node that is alone,
-       the channel's `current` or the first stop on the way to it.
+       the channel's `current` or the first stop on the way to it. A node that runs the pinned
+       version wants nothing, whether or not the channel still allows it.
     3. The channel allows it.
     4. It is above the running version, or a downgrade grant names both and has not ended.
     5. The document is in force.
@@ -89,6 +90,8 @@ def choose(
     _check_channel(channel, identity)
     running = parse_version(identity.version)
     wanted = _candidate(channel, running, offer=offer, pinned=pinned)
+    if pinned == identity.version and not forced:
+        raise NothingNewerError(f"version {running} is running, and no other is wanted")
     if wanted not in channel.allowed:
         raise NotInChannelError(
             f"version {shown(wanted)} is not among those that channel {channel.channel}"

@@ -18,7 +18,7 @@ from images.errors import FileWriteError, KeyUnsuitableError
 from images.manifest import OperationKind
 from images.proto import payload_pb2 as pb
 from images.reader import Accept, PayloadFile, verify_file
-from images.signing import keygen, load_private_key, load_public_keys
+from images.signing import KeyType, keygen, load_private_key, load_public_keys
 from tests.sim import protobuf_reader as wire
 from tests.sim.payloads import forge, image, replace
 
@@ -48,30 +48,57 @@ def built(folder: Path, *, compression: str | None = None, compat: bool = False)
     return folder / "payload"
 
 
-@pytest.mark.parametrize("bits", [2048, 4096])
-def test_openssl_verifies_both_signatures(tool: Tool, tmp_path: Path, bits: int) -> None:
-    keygen(tmp_path / "k", bits=bits)
-    payload = built(tmp_path)
+def signed_messages(payload: Path) -> list[tuple[bytes, bytes]]:
+    """Return each signatures message of a payload, and what it signs."""
     with PayloadFile.open(payload) as file:
         metadata = file.metadata(None, accept=Accept.FULL)
         signatures = file.signatures(metadata)
     data = payload.read_bytes()
     area = data[metadata.header.data_offset : len(data) - len(signatures)]
+    messages = [(signatures, metadata.raw + area)]
+    return messages + [(metadata.signature_blob, metadata.raw)] * (metadata.header.major == 2)
 
-    for blob, signed in (
-        (metadata.signature_blob, metadata.raw),
-        (signatures, metadata.raw + area),
-    ):
-        entry = wire.one_bytes(blob, 1)
-        (tmp_path / "signature").write_bytes(wire.one_bytes(entry, 2))
-        (tmp_path / "digest").write_bytes(hashlib.sha256(signed).digest())
-        out = call(
-            tool("openssl"), "pkeyutl", "-verify", "-pubin",
-            "-inkey", str(tmp_path / "k.pub.pem"), "-in", str(tmp_path / "digest"),
-            "-sigfile", str(tmp_path / "signature"),
-            "-pkeyopt", "digest:sha256", "-pkeyopt", "rsa_padding_mode:pkcs1",
-        )  # fmt: skip
-        assert b"Verified Successfully" in out
+
+def openssl_verifies(
+    tool: Tool, folder: Path, public: Path, signature: bytes, signed: bytes, *options: str
+) -> bool:
+    (folder / "signature").write_bytes(signature)
+    (folder / "digest").write_bytes(hashlib.sha256(signed).digest())
+    out = call(
+        tool("openssl"), "pkeyutl", "-verify", "-pubin", "-inkey", str(public),
+        "-in", str(folder / "digest"), "-sigfile", str(folder / "signature"),
+        "-pkeyopt", "digest:sha256", *options,
+    )  # fmt: skip
+    return b"Verified Successfully" in out
+
+
+RSA_OPTIONS = ("-pkeyopt", "rsa_padding_mode:pkcs1")
+
+
+@pytest.mark.parametrize("bits", [2048, 4096])
+def test_openssl_verifies_both_signatures(tool: Tool, tmp_path: Path, bits: int) -> None:
+    keygen(tmp_path / "k", bits=bits)
+    for blob, signed in signed_messages(built(tmp_path)):
+        signature = wire.one_bytes(wire.one_bytes(blob, 1), 2)
+        public = tmp_path / "k.pub.pem"
+        assert openssl_verifies(tool, tmp_path, public, signature, signed, *RSA_OPTIONS)
+
+
+def test_openssl_verifies_an_elliptic_and_an_rsa_signature_beside_each_other(
+    tool: Tool, tmp_path: Path
+) -> None:
+    keygen(tmp_path / "rsa")
+    keygen(tmp_path / "ec", kind=KeyType.EC)
+    (tmp_path / "image").write_bytes(image(2))
+    keys = [load_private_key(tmp_path / f"{name}.key.pem") for name in ("rsa", "ec")]
+    build([("usr", tmp_path / "image")], tmp_path / "payload", keys=keys)
+
+    for blob, signed in signed_messages(tmp_path / "payload"):
+        for name, entry in zip(("rsa", "ec"), wire.messages(blob, 1), strict=True):
+            signature = wire.one_bytes(entry, 2)[: wire.one_number(entry, 3)]
+            public = tmp_path / f"{name}.pub.pem"
+            options = RSA_OPTIONS if name == "rsa" else ()
+            assert openssl_verifies(tool, tmp_path, public, signature, signed, *options)
 
 
 @pytest.mark.parametrize("bits", [2048, 4096])
@@ -86,12 +113,25 @@ def test_keys_that_openssl_makes_sign_and_verify(tool: Tool, tmp_path: Path, bit
     )
 
 
-def test_an_elliptic_key_that_openssl_makes_is_unsuitable(tool: Tool, tmp_path: Path) -> None:
-    call(tool("openssl"), "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256",
-         "-out", str(tmp_path / "k"))  # fmt: skip
+def elliptic(tool: Tool, folder: Path, curve: str) -> tuple[Path, Path]:
+    private, public = folder / "k.key.pem", folder / "k.pub.pem"
+    call(tool("openssl"), "genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}",
+         "-out", str(private))  # fmt: skip
+    call(tool("openssl"), "pkey", "-in", str(private), "-pubout", "-out", str(public))
+    return private, public
 
-    with pytest.raises(KeyUnsuitableError):
-        load_private_key(tmp_path / "k")
+
+def test_elliptic_keys_that_openssl_makes_sign_and_verify(tool: Tool, tmp_path: Path) -> None:
+    _, public = elliptic(tool, tmp_path, "P-256")
+
+    assert verify_file(built(tmp_path), load_public_keys(public)).manifest.signatures_size == 81
+
+
+def test_a_key_on_another_curve_is_unsuitable(tool: Tool, tmp_path: Path) -> None:
+    private, _ = elliptic(tool, tmp_path, "P-384")
+
+    with pytest.raises(KeyUnsuitableError, match="secp384r1"):
+        load_private_key(private)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from partitions.boot import open_boot_control
+from partitions.boot import Places, open_boot_control
 from partitions.booted import Booted, booted_slot, where
 from partitions.devices import whole_disk
 from partitions.disk_image import create_disk
@@ -243,11 +243,11 @@ def test_the_table_is_written_while_a_partition_of_the_disk_is_mounted(
 ) -> None:
     regions = resolve(device, LAYOUT)
     with mounted(regions[A]["usr"].path, tmp_path / "root"):
-        control = open_boot_control("gptprio", device, LAYOUT, booted=A)
+        control = open_boot_control("gptprio", Places(disk=device, layout=LAYOUT), booted=A)
         control.arm(B, tries=3)
         assert control.read().target is B
         sgdisk_is_content(device)
-    assert open_boot_control("gptprio", file, LAYOUT).read().target is B
+    assert open_boot_control("gptprio", Places(disk=file, layout=LAYOUT)).read().target is B
 
 
 def test_a_table_is_read_back_from_the_medium_and_not_from_the_cache(

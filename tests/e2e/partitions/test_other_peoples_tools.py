@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from partitions.attributes import BootBits
-from partitions.boot import BootControl, open_boot_control
+from partitions.boot import BootControl, Places, open_boot_control
 from partitions.boot.gptprio import GptPriorities
 from partitions.disk_image import create_disk
 from partitions.firmware import CHROMEOS, CHROMEOS_KERNEL_TYPE, USR_TYPE, boot
@@ -222,7 +222,7 @@ def test_after_each_of_our_writes_the_others_agree_with_us(maker: str, make: Mak
     judges = Judges(disk, cgpt_reads_it=maker not in BEYOND_CGPT)
     judges.agree("as it was made")
     first_sector = disk.read_bytes()[:512]
-    control = open_boot_control("gptprio", disk, LAYOUT)
+    control = open_boot_control("gptprio", Places(disk=disk, layout=LAYOUT))
     assert control.read().target is A
     for name, act in LIFE:
         act(control, disk)
@@ -279,7 +279,7 @@ def test_a_grown_disk_is_mended_to_its_new_end(make: Make, *, cgpt_first: bool) 
     assert "INVALID" in run("cgpt", "show", disk)
     if cgpt_first:  # Debian's leaves the primary pointing at the old backup
         run("cgpt", "repair", disk)
-    open_boot_control("gptprio", disk, LAYOUT).confirm(A)  # changes no bit
+    open_boot_control("gptprio", Places(disk=disk, layout=LAYOUT)).confirm(A)  # changes no bit
     Judges(disk, cgpt_reads_it=True).agree("grown")
     header = read_table(disk).header
     last = 80 * MIB // 512 - 1
@@ -332,11 +332,11 @@ def test_4096_byte_sectors_on_a_loop_device(folder: Path, *, by_us: bool) -> Non
         judges = Judges(device, cgpt_reads_it=False)
         judges.agree("as it was made")
         assert sfdisk_facts(device)["sectorsize"] == 4096
-        control = open_boot_control("gptprio", device, LAYOUT)
+        control = open_boot_control("gptprio", Places(disk=device, layout=LAYOUT))
         for name, act in LIFE:
             act(control, device)
             judges.agree(name)
         regions = resolve(device, LAYOUT)
         assert regions[A]["usr"].path == Path(f"{device}p3")
     assert read_table(disk).sector_size == 4096  # and the same as a plain file
-    assert open_boot_control("gptprio", disk, LAYOUT).read().target is B
+    assert open_boot_control("gptprio", Places(disk=disk, layout=LAYOUT)).read().target is B

@@ -5,15 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import select
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -41,43 +38,12 @@ from tests.sim.desk import (
     publish,
     serving,
 )
+from tests.sim.desk_process import PROGRAM, READY_S, command, done, process
 from updater.omaha import decode_response, encode_request
 
 pytestmark = pytest.mark.e2e
 
-PROGRAM = Path(sys.executable).with_name("bascule-server")
-READY_S = 60
 CURL = shutil.which("curl")
-
-
-def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [PROGRAM, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=120
-    )
-
-
-def done(*arguments: object) -> str:
-    finished = command(*arguments)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
-
-
-@contextmanager
-def process(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run `serve` on a free port; give the address that it prints, and the process."""
-    running = subprocess.Popen(
-        [PROGRAM, "serve", folder, "--listen", "127.0.0.1:0"], stdout=subprocess.PIPE, text=True
-    )
-    output = running.stdout
-    assert output is not None
-    try:
-        ready, _, _ = select.select([output], [], [], READY_S)
-        assert ready, "serve printed nothing"
-        yield output.readline().split()[-1], running
-    finally:
-        running.terminate()
-        running.wait(30)
-        output.close()
 
 
 @pytest.fixture

@@ -99,19 +99,20 @@ def test_compression_decides_which_operations_there_are(
     assert "REPLACE" in found
 
 
-def test_a_delta_is_inspected_and_verified_but_not_applied(
-    samples: Path, tmp_path: Path, capsys: Capture
+def test_a_delta_is_inspected_verified_and_applied(
+    samples: Path, old_ext2: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     assert run(["inspect", str(samples / DELTA), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "delta"
     assert run(["verify", str(samples / DELTA), "--public-key", str(samples / KEY)]) == 0
+    apply = ["apply", str(samples / DELTA), "--output", f"usr={tmp_path / 'u'}"]
     capsys.readouterr()
 
-    status = run(["apply", str(samples / DELTA), "--output", f"usr={tmp_path / 'u'}"])
-
-    assert status == 3
-    assert error_of(capsys)[2] == "delta-unsupported"
+    assert run(apply) == 1
+    assert error_of(capsys)[2] == "source-missing"
     assert list(tmp_path.iterdir()) == []
+    assert run([*apply, "--source", f"usr={old_ext2}"]) == 0
+    assert (tmp_path / "u").stat().st_size == 16_777_216
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,12 @@ BAD: dict[str, tuple[list[str], int, str, str]] = {
     "an odd name": (
         ["build", "--partition", "a/b=usr.img", "--output", "v.crau"], 1, "part-unknown", "'a/b'",
     ),
-    "format 1": ([*BUILD, "--format", "1"], 1, "payload-version", "not yet written"),
+    "format 1 of xz": (
+        [*BUILD, "--format", "1", "--compression", "xz"],
+        3,
+        "operation-unsupported",
+        "readers of format 1 refuse xz",
+    ),
     "a key that exists": (["keygen", "release"], 1, "key-exists", "exists already"),
     "a key nowhere": (["keygen", "missing/k"], 1, "file-write", "No such file"),
     "an unsigned payload": (

@@ -9,15 +9,16 @@ import pytest
 
 from images.apply import apply_file
 from images.errors import (
-    DeltaUnsupportedError,
     MetadataSignatureError,
     PayloadRefusedError,
     PayloadSignatureError,
+    SourceMismatchError,
+    SourceMissingError,
 )
 from images.reader import Accept, PayloadFile, verify_file
 from images.release import facts_of
 from images.signing import load_public_keys
-from tests.sim.samples import DELTA, FULL, KEY, OTHER_KEY, Sample
+from tests.sim.samples import DELTA, EXT2_SHA256, FULL, KEY, OTHER_KEY, Sample
 
 each_full = pytest.mark.parametrize("sample", FULL, ids=lambda sample: sample.file)
 
@@ -93,13 +94,57 @@ def test_a_delta_verifies(samples: Path) -> None:
     assert metadata.manifest.parts[0].old_size == 16_777_216
 
 
-def test_a_delta_is_refused_by_name_before_anything_is_written(
+def test_a_delta_applies_to_the_very_image(samples: Path, old_ext2: Path, tmp_path: Path) -> None:
+    before = old_ext2.read_bytes()
+
+    apply_file(
+        samples / DELTA,
+        {"usr": tmp_path / "usr"},
+        sources={"usr": old_ext2},
+        keys=load_public_keys(samples / KEY),
+    )
+
+    assert hashlib.sha256((tmp_path / "usr").read_bytes()).hexdigest() == EXT2_SHA256
+    assert old_ext2.read_bytes() == before
+
+
+def test_a_delta_may_replace_the_image_that_it_starts_from(
+    samples: Path, old_ext2: Path, tmp_path: Path
+) -> None:
+    usr = tmp_path / "usr"
+    usr.write_bytes(old_ext2.read_bytes())
+
+    apply_file(samples / DELTA, {"usr": usr}, sources={"usr": usr})
+
+    assert hashlib.sha256(usr.read_bytes()).hexdigest() == EXT2_SHA256
+
+
+def test_a_delta_without_its_old_image_is_refused_before_anything_is_written(
     samples: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(DeltaUnsupportedError, match="a delta of usr"):
-        apply_file(samples / DELTA, {"usr": tmp_path / "usr"}, keys=load_public_keys(samples / KEY))
+    with pytest.raises(SourceMissingError, match="part usr is a delta"):
+        apply_file(samples / DELTA, {"usr": tmp_path / "usr"})
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_delta_on_another_image_is_refused_before_anything_is_written(
+    samples: Path, new_ext2: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceMismatchError, match=f"sha256 {EXT2_SHA256}, the delta starts from"):
+        apply_file(samples / DELTA, {"usr": tmp_path / "usr"}, sources={"usr": new_ext2})
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_in_place_delta_wants_an_image_of_the_very_size(
+    samples: Path, old_ext2: Path, tmp_path: Path
+) -> None:
+    larger = tmp_path / "old"
+    larger.write_bytes(old_ext2.read_bytes() + bytes(4096))
+
+    with pytest.raises(SourceMismatchError, match="has 16781312 bytes"):
+        apply_file(samples / DELTA, {"usr": tmp_path / "usr"}, sources={"usr": larger})
 
 
 def test_the_signed_hash_of_the_worked_example_covers_what_the_reference_says(

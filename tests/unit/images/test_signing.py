@@ -22,9 +22,13 @@ from images.errors import (
 )
 from images.proto import payload_pb2 as pb
 from images.signing import (
+    EC_SIGNATURE_MAX,
     SIGNATURES_MAX,
+    KeyType,
+    PrivateKey,
     Signature,
     TrustedKeys,
+    check_format,
     encode_signatures,
     keygen,
     load_private_key,
@@ -33,6 +37,7 @@ from images.signing import (
     private_pem,
     public_pem,
     sign_digest,
+    sign_message,
     verify_digest,
 )
 from tests.sim.payloads import key, trusted
@@ -104,7 +109,7 @@ def test_no_other_size_is_made(tmp_path: Path, bits: int) -> None:
         keygen(tmp_path / "release", bits=bits)
 
 
-def written(folder: Path, private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> Path:
+def written(folder: Path, private: PrivateKey) -> Path:
     path = folder / "k.pub.pem"
     path.write_bytes(
         private.public_key().public_bytes(
@@ -120,12 +125,13 @@ def written(folder: Path, private: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKe
         (rsa.generate_private_key(public_exponent=65537, key_size=1024), "1024 bits"),
         (rsa.generate_private_key(public_exponent=65537, key_size=3072), "3072 bits"),
         (rsa.generate_private_key(public_exponent=3, key_size=2048), "exponent 3"),
-        (ec.generate_private_key(ec.SECP256R1()), "not an RSA key"),
+        (ec.generate_private_key(ec.SECP384R1()), "secp384r1, not on P-256"),
+        (ec.generate_private_key(ec.SECP256K1()), "secp256k1, not on P-256"),
     ],
-    ids=["1024", "3072", "exponent", "elliptic"],
+    ids=["1024", "3072", "exponent", "P-384", "the other curve of 256 bits"],
 )
 def test_a_public_key_of_another_kind_is_unsuitable(
-    tmp_path: Path, private: rsa.RSAPrivateKey, message: str
+    tmp_path: Path, private: PrivateKey, message: str
 ) -> None:
     with pytest.raises(KeyUnsuitableError, match=message):
         load_public_keys(written(tmp_path, private))
@@ -140,7 +146,7 @@ def test_a_private_key_of_another_kind_is_unsuitable(tmp_path: Path) -> None:
             serialization.NoEncryption(),
         )
     )
-    with pytest.raises(KeyUnsuitableError, match="not an RSA key"):
+    with pytest.raises(KeyUnsuitableError, match="neither an RSA nor an EC key"):
         load_private_key(path)
 
 
@@ -290,3 +296,94 @@ def test_a_key_without_permission_is_unreadable(tmp_path: Path) -> None:
 
     with pytest.raises(KeyUnreadableError, match="Permission denied"):
         load_private_key(private)
+
+
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def test_an_elliptic_pair_is_made_on_demand(tmp_path: Path) -> None:
+    private, public = keygen(tmp_path / "release", kind=KeyType.EC)
+
+    signature = Signature(sign_digest(DIGEST, load_private_key(private)))
+    verify_digest(DIGEST, [signature], load_public_keys(public), error=ERROR)
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+
+
+def test_the_message_of_one_elliptic_signature_is_as_long_as_the_reference_s() -> None:
+    lengths = {len(sign_digest(hashlib.sha256(bytes([n])).digest(), EC_KEY)) for n in range(64)}
+    messages = {len(sign_message(bytes([n]) * 32, [EC_KEY], major=2)) for n in range(64)}
+
+    assert len(lengths) > 1  # or padding would go untested
+    assert max(lengths) <= EC_SIGNATURE_MAX
+    assert messages == {81}
+
+
+def test_an_elliptic_signature_is_filled_up_with_zeros_and_names_its_true_length() -> None:
+    blob = sign_message(DIGEST, [EC_KEY], major=2)
+    entry = pb.Signatures.FromString(blob).signatures[0]
+
+    assert len(entry.data) == EC_SIGNATURE_MAX
+    assert parsed(blob) == (Signature(entry.data[: entry.unpadded_signature_size]),)
+    assert set(entry.data[entry.unpadded_signature_size :]) <= {0}
+    verify_digest(DIGEST, parsed(blob), trusted(EC_KEY), error=ERROR)
+
+
+def test_nothing_may_hide_in_the_padding() -> None:
+    data = sign_digest(DIGEST, key())
+
+    with pytest.raises(PayloadSignatureError, match="filled up with something else"):
+        parsed(message(data=data + b"\0\1", unpadded_signature_size=len(data)))
+
+
+def test_an_elliptic_signature_is_the_same_each_time() -> None:
+    assert sign_digest(DIGEST, EC_KEY) == sign_digest(DIGEST, EC_KEY)
+
+
+def test_an_elliptic_signature_over_something_else_does_not_verify() -> None:
+    signature = Signature(sign_digest(bytes(32), EC_KEY))
+
+    with pytest.raises(PayloadSignatureError, match="none of 1 signatures"):
+        verify_digest(DIGEST, [signature], trusted(EC_KEY), error=ERROR)
+
+
+@pytest.mark.parametrize("data", [b"", b"\x30", bytes(72), bytes(256)])
+def test_what_is_no_elliptic_signature_does_not_verify(data: bytes) -> None:
+    with pytest.raises(PayloadSignatureError):
+        verify_digest(DIGEST, [Signature(data)], trusted(EC_KEY), error=ERROR)
+
+
+def test_keys_of_both_types_sign_one_message_and_each_is_enough() -> None:
+    signatures = parsed(sign_message(DIGEST, [key(), EC_KEY, key(1, 4096)], major=2))
+
+    for private in (key(), EC_KEY, key(1, 4096)):
+        verify_digest(DIGEST, signatures, trusted(private), error=ERROR)
+
+
+def test_the_last_signature_of_format_1_has_version_2() -> None:
+    blob = sign_message(DIGEST, [key(0), key(1), key(2)], major=1)
+    entries = pb.Signatures.FromString(blob).signatures
+
+    assert [entry.version for entry in entries] == [0, 1, 2]
+    assert not any(entry.HasField("unpadded_signature_size") for entry in entries)
+    verify_digest(DIGEST, parsed(blob, major=1), trusted(key(2)), error=ERROR)
+
+
+def test_one_rsa_signature_of_format_1_has_264_bytes_and_two_have_528() -> None:
+    one, two = (sign_message(DIGEST, [key()] * count, major=1) for count in (1, 2))
+
+    assert one[:8] == bytes.fromhex("0a85020802128002")
+    assert (len(one), len(two)) == (264, 528)
+
+
+def test_format_1_takes_no_elliptic_key() -> None:
+    check_format([key(), EC_KEY], major=2)
+    check_format([key()], major=1)
+    with pytest.raises(KeyUnsuitableError, match="format 1 is signed with RSA keys"):
+        check_format([key(), EC_KEY], major=1)
+
+
+def test_an_elliptic_key_is_trusted_for_format_2_alone() -> None:
+    keys = trusted(EC_KEY, key())
+
+    assert keys.of_format(2) == keys
+    assert keys.of_format(1).keys == (key().public_key(),)

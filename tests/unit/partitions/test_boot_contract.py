@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from partitions.attributes import BootBits
-from partitions.boot import KEEPERS, BootControl, open_boot_control
+from partitions.boot import (
+    KEEPERS,
+    MODELS,
+    BootControl,
+    Places,
+    open_boot_control,
+    power_on,
+)
+from partitions.boot.grubenv import GrubEnvironment
 from partitions.errors import BootControlError, NothingBootableError, SlotBootedError
-from partitions.firmware import boot
+from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
 from tests.sim.gpt_disk import two_slots
 
@@ -39,21 +47,31 @@ def _gptprio(folder: Path) -> Machine:
     disk = folder / "disk.img"
     proven = BootBits(priority=1, successful=True)
     disk.write_bytes(two_slots(sector_size=512, a=proven, b=BootBits()).image)
+    return _machine("gptprio", Places(disk=disk, layout=LAYOUT), memory=disk)
 
-    def power_on() -> Slot | None:
+
+def _grubenv(folder: Path) -> Machine:
+    file = folder / "grubenv"
+    file.write_bytes(EMPTY_BLOCK)
+    GrubEnvironment(file).confirm(A)
+    return _machine("grubenv", Places(disk=folder, layout=LAYOUT, grubenv=file), memory=file)
+
+
+def _machine(name: str, places: Places, *, memory: Path) -> Machine:
+    def boot() -> Slot | None:
         try:
-            return boot(disk, LAYOUT)
+            return power_on(name, places)
         except NothingBootableError:
             return None
 
     return Machine(
-        control=lambda booted: open_boot_control("gptprio", disk, LAYOUT, booted=booted),
-        power_on=power_on,
-        memory=disk.read_bytes,
+        control=lambda booted: open_boot_control(name, places, booted=booted),
+        power_on=boot,
+        memory=memory.read_bytes,
     )
 
 
-MACHINES: Mapping[str, Callable[[Path], Machine]] = {"gptprio": _gptprio}
+MACHINES: Mapping[str, Callable[[Path], Machine]] = {"gptprio": _gptprio, "grubenv": _grubenv}
 
 
 @pytest.fixture(params=MACHINES)
@@ -75,7 +93,7 @@ VERBS: Mapping[str, Callable[[BootControl, Slot], None]] = {
 
 
 def test_each_keeper_is_under_this_contract() -> None:
-    assert set(MACHINES) == set(KEEPERS)
+    assert set(MACHINES) == set(KEEPERS) == set(MODELS)
 
 
 def test_a_confirmed_slot_beside_an_empty_one_is_the_target(control: BootControl) -> None:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from partitions import disk_image
-from partitions.boot import open_boot_control
+from partitions.boot import Places, open_boot_control
 from partitions.cli import disk
 from partitions.errors import (
     DeviceReadError,
@@ -88,7 +88,7 @@ def test_the_first_image_is_in_slot_a_which_is_the_confirmed_target(
     content = image.read_bytes()
     data = output.read_bytes()[region.offset : region.offset + region.size]
     assert data == content.ljust(region.size, b"\0")
-    state = open_boot_control("gptprio", output, SLOTS).read()
+    state = open_boot_control("gptprio", Places(disk=output, layout=SLOTS)).read()
     assert state.target is Slot.A
     assert state.slots[Slot.A].confirmed
     assert not state.slots[Slot.B].armed
@@ -107,7 +107,7 @@ def test_a_disk_file_takes_no_more_space_than_what_is_in_it(
 def test_without_an_image_no_slot_is_bootable(layout: Path, tmp_path: Path) -> None:
     output = tmp_path / "disk.img"
     assert _run("create", layout, "--output", output).exit_code == 0
-    assert open_boot_control("gptprio", output, SLOTS).read().target is None
+    assert open_boot_control("gptprio", Places(disk=output, layout=SLOTS)).read().target is None
 
 
 def test_the_same_seed_makes_the_same_bytes(layout: Path, tmp_path: Path) -> None:

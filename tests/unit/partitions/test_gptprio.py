@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partitions.attributes import BootBits
-from partitions.boot import KEEPERS, open_boot_control
+from partitions.boot import Places, open_boot_control
 from partitions.boot.gptprio import GptPriorities, prioritize
 from partitions.errors import BootControlError, GptMissingError, PartitionUnknownError
 from partitions.firmware import GRUB, USR_TYPE, candidates
@@ -201,13 +201,12 @@ def test_errors_from_below_pass_through_with_their_codes(tmp_path: Path) -> None
     empty = tmp_path / "empty.img"
     empty.write_bytes(bytes(100_000))
     with pytest.raises(GptMissingError):
-        open_boot_control("gptprio", empty, LAYOUT).read()
+        open_boot_control("gptprio", Places(disk=empty, layout=LAYOUT)).read()
     layout = {**LAYOUT, Slot.B: {"usr": PartRef(label="USR-C")}}
     with pytest.raises(PartitionUnknownError, match="no partition PARTLABEL=USR-C"):
-        open_boot_control("gptprio", _disk(tmp_path), layout).read()
+        open_boot_control("gptprio", Places(disk=_disk(tmp_path), layout=layout)).read()
 
 
 def test_an_unknown_keeper_is_refused_with_the_names_of_the_known(tmp_path: Path) -> None:
     with pytest.raises(BootControlError, match="no boot control 'lilo'; there are: gptprio"):
-        open_boot_control("lilo", tmp_path, LAYOUT)
-    assert list(KEEPERS) == ["gptprio"]
+        open_boot_control("lilo", Places(disk=tmp_path, layout=LAYOUT))

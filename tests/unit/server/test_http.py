@@ -107,9 +107,57 @@ def test_a_body_that_comes_too_slowly_is_given_up(
         assert client.recv(100).startswith(b"HTTP/1.1 408 ")
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_the_endpoint_takes_posts_only(url: str, method: str) -> None:
-    assert requests.request(method, f"{url}/v1/update/", timeout=30).status_code == 405
+@pytest.mark.parametrize("path", ["/v1/update/", "/v1/update"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+def test_the_endpoint_takes_posts_only_and_says_so(url: str, method: str, path: str) -> None:
+    answer = requests.request(method, f"{url}{path}", timeout=30)
+    assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+    if method != "HEAD":
+        assert answer.text == "omaha-method: an Omaha client posts its request here\n"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "text/xml"},
+        {"Content-Type": "text/xml; charset=utf-8"},
+        {"Content-Type": "application/xml"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {},
+    ],
+)
+def test_a_request_is_read_whatever_its_content_type_says(
+    url: str, node: SimNode, headers: dict[str, str]
+) -> None:
+    body = encode_request(node.request(check=True))
+    answer = requests.post(f"{url}/v1/update/", data=body, headers=headers, timeout=30)
+    assert decode_response(answer.content).apps[0].status == "ok"
+
+
+LOOSE = (
+    '<request future="1" ismachine="1" protocol="3.0" version="go-omaha"><app delta_okay="no"'
+    ' track="default" version="1.0.0" machineid="{id}" unknown="x" appid="{app}"><event'
+    ' eventresult="1" eventtype="13"/><data/><updatecheck targetversionprefix=""/><ping r="-1"'
+    ' a="-1" active="1"/></app><hw/><os arch="x64" platform="linux"/></request>'
+)
+
+
+def test_order_unknown_things_and_a_missing_declaration_do_not_matter(url: str) -> None:
+    body = LOOSE.replace("{id}", "b" * 32).replace("{app}", PRODUCT)
+    (app,) = decode_response(post(url, body.encode()).content).apps
+    assert (app.status, app.ping_ok, app.events_ok) == ("ok", True, 1)
+    assert app.update_check is not None
+    assert app.update_check.reason == "payload-unsuitable"  # of format 2, and it was understood
+
+
+def test_a_byte_order_mark_before_the_declaration_does_not_matter(url: str, node: SimNode) -> None:
+    body = b"\xef\xbb\xbf" + encode_request(node.request(check=True))
+    assert decode_response(post(url, body).content).apps[0].status == "ok"
+
+
+def test_a_request_without_apps_is_answered_without_apps(url: str) -> None:
+    answer = post(url, b'<request protocol="3.0"/>')
+    assert (answer.status_code, decode_response(answer.content).apps) == (200, ())
 
 
 def test_every_answer_has_the_headers_that_keep_a_browser_honest(url: str) -> None:

@@ -6,10 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from images.release import tuf_payload_path
+from images.version import parse_version
 from server import queries
 from server.activity import SERVER
+from server.catalogue import find_document, payloads_of, suitable
 from server.channels import promote_channel, set_base_urls, withdraw_release
+from server.claims import Claim
 from server.desk import Desk
+from server.offers import manifest_of
 from server.omaha import OmahaDesk
 from server.rollout import place_of
 from server.steering import create_group, pause_group, resume_group, set_group
@@ -27,7 +32,7 @@ from tests.sim.desk import (
     promote,
     publish,
 )
-from updater.omaha import Action, AppRequest, Event, Package, Request, UpdateCheck
+from updater.omaha import Action, AppRequest, Event, OsInfo, Package, Request, UpdateCheck
 
 STARTED = Event(type=13, result=1)
 DOWNLOADED = Event(type=14, result=1)
@@ -378,7 +383,9 @@ def test_a_stock_engines_rollback_is_a_failed_trial(
     stock.tell(omaha, Event(type=3, result=0, error_code=error_code))
     (stop,) = group(omaha).stops
     assert stop.code == "trial-failed"
-    assert seen(omaha, stock).error_sentence == "rollback (44)"
+    assert seen(omaha, stock).error_sentence == (
+        "the new version did not come up; the machine runs the old one (RollbackError, 44)"
+    )
 
 
 def test_a_failed_trial_names_its_release_when_the_grant_is_another(
@@ -553,6 +560,108 @@ def test_a_stock_engine_that_lost_its_way_gets_the_same_release_again(
     assert len(grants(omaha, stock)) == 1
 
 
+def test_a_stock_engine_that_asks_again_is_idle_whatever_it_said_before(
+    omaha: OmahaDesk, node: SimNode
+) -> None:
+    """It died in a download: it would not ask in any other state."""
+    publish(omaha.desk, "2.0.0", container=1)
+    stock = replace(node, agent=STOCK, state="")
+    stock.ask(omaha)
+    stock.tell(omaha, STARTED)
+    assert seen(omaha, stock).state == "installing"
+    stock.ask(omaha, EMPTY_COMPLETE)
+    assert seen(omaha, stock).state == "idle"
+
+
+def test_a_stock_engine_that_died_in_a_download_does_not_hold_its_place_for_ever(
+    omaha: OmahaDesk, clock: Clock
+) -> None:
+    publish(omaha.desk, "2.0.0", container=1)
+    set_group(omaha.desk, "default", channel=None, changes={"max_concurrent": 1})
+    stock, other = (SimNode(name * 32, agent=STOCK, state="") for name in "ab")
+    stock.ask(omaha)
+    stock.tell(omaha, STARTED)
+    assert other.ask(omaha).reason == "rollout-concurrency"
+    clock.pass_(seconds=omaha.desk.settings.grant_timeout_secs)
+    assert other.ask(omaha).status == "ok"
+    assert phases(omaha, stock) == ["expired"]
+    other.tell(omaha, FAILED_DOWNLOAD)
+    assert stock.ask(omaha, EMPTY_COMPLETE).status == "ok"  # it came back, and is not stuck
+
+
+@pytest.mark.parametrize("error_code", [35, 36, 40, 40 + (1 << 28)])
+def test_an_update_that_a_node_puts_off_frees_its_place(
+    omaha: OmahaDesk, node: SimNode, error_code: int
+) -> None:
+    node.ask(omaha)
+    node.tell(omaha, Event(type=3, result=9, error_code=error_code))
+    assert phases(omaha, node) == ["deferred"]
+    assert seen(omaha, node).error_code == f"engine-{error_code & 0xFFFF}"
+    assert (group(omaha).under_way, group(omaha).stops) == (0, ())
+    replace(node, version="2.0.0").ask(omaha)
+    assert phases(omaha, node) == ["complete"]
+
+
+def test_a_general_client_that_names_no_board_gets_what_its_architecture_needs(
+    omaha: OmahaDesk, node: SimNode
+) -> None:
+    asked = node.request(check=True)
+    app = replace(asked.apps[0], board="")
+    for arch, reason in (("x64", ""), ("arm", "no-release")):
+        request = replace(asked, apps=(app,), os=OsInfo(arch=arch))
+        check = omaha.answer(request).apps[0].update_check
+        assert check is not None
+        assert check.reason == reason
+
+
+@pytest.mark.parametrize("track", ["{9a2deb70-37be-4026-853f-bfdd6b347bbe}", " stable "])
+def test_a_group_is_found_by_the_old_forms_of_its_name(
+    omaha: OmahaDesk, node: SimNode, track: str
+) -> None:
+    create_group(omaha.desk, "stable", channel="stable", changes={})
+    assert replace(node, group=track).ask(omaha).status == "ok"
+    assert seen(omaha, node).group == "stable"
+
+
+# --- deltas
+
+
+@pytest.mark.parametrize(
+    ("delta_okay", "running", "is_delta"),
+    [(True, "1.0.0", True), (False, "1.0.0", False), (True, "1.5.0", False)],
+)
+def test_a_delta_is_for_those_that_take_one_and_run_its_source(
+    omaha: OmahaDesk, node: SimNode, *, delta_okay: bool, running: str, is_delta: bool
+) -> None:
+    """The desk publishes no deltas yet: what it would know of one is put beside its documents."""
+    with omaha.desk.store.reading() as connection:
+        document = find_document(connection, "stable", PRODUCT, BOARD)
+        (full,) = payloads_of(connection, PRODUCT, BOARD, "2.0.0")
+    assert document is not None
+    delta = replace(
+        full,
+        sha256="d" * 64,
+        size=1,
+        tuf_path=tuf_payload_path(PRODUCT, BOARD, "2.0.0", "delta-from-1.0.0"),
+    )
+    claim = Claim(
+        product=PRODUCT,
+        machine_id=node.machine_id,
+        group_name="default",
+        board=BOARD,
+        running=parse_version(running),
+        is_ours=True,
+        delta_okay=delta_okay,
+    )
+    paths = [*document.allowed["2.0.0"], delta.tuf_path]
+    chosen = suitable([full, delta], claim, paths)
+    assert chosen == (delta if is_delta else full)
+    action = manifest_of("2.0.0", delta if is_delta else full).postinstall
+    assert action is not None
+    assert action.is_delta is is_delta
+    assert suitable([full, delta], replace(claim, is_ours=False), paths) is None  # format 2
+
+
 # --- events
 
 
@@ -567,7 +676,9 @@ def test_events_of_any_kind_are_kept_and_change_nothing(omaha: OmahaDesk, node: 
 def test_success_clears_the_last_error(omaha: OmahaDesk, node: SimNode) -> None:
     node.ask(omaha)
     node.tell(omaha, FAILED_DOWNLOAD)
-    assert seen(omaha, node).error_sentence == "download transfer (9)"
+    assert seen(omaha, node).error_sentence == (
+        "the payload could not be downloaded (DownloadTransferError, 9)"
+    )
     node.ask(omaha)
     replace(node, version="2.0.0").tell(omaha, COMPLETE)
     assert seen(omaha, node).error_code == ""

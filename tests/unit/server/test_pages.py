@@ -218,6 +218,7 @@ def test_checks_grants_events_and_nodes_are_counted(omaha: OmahaDesk) -> None:
     for _ in range(2):
         node.ask(counting)
     SimNode("b" * 32, version="2.0.0", state="").ask(counting)
+    counting.answer(SimNode("c" * 32, version="2.0.0", state="").request(ping=True))
     node.tell(counting, Event(type=13, result=1), Event(type=77, result=123456))
     metrics.request("/v1/update/", 200)
     metrics.request("/wp-admin/" + "x" * 50, 404)

@@ -10,6 +10,7 @@ import pytest
 
 from images.errors import (
     BlobMismatchError,
+    DeltaUnsupportedError,
     DocumentInvalidError,
     FileUnreadableError,
     PayloadError,
@@ -19,7 +20,8 @@ from images.errors import (
     TruncatedPayloadError,
     VersionInvalidError,
 )
-from images.release import parse_payload_facts
+from images.release import encode_payload_facts, parse_payload_facts
+from images.signing import load_public_keys
 from server.catalogue import payloads_of
 from server.desk import Desk
 from server.errors import (
@@ -33,6 +35,7 @@ from server.publish import Outcome, add_release
 from server.queries import releases
 from tests.sim import payloads
 from tests.sim.desk import BOARD, PRODUCT, payload_bytes, publish
+from tests.sim.samples import DELTA, KEY, unpack
 
 ORDER = ReleaseOrder(product=PRODUCT, board=BOARD, version="1.0.0")
 TRUSTED = payloads.trusted(payloads.key())
@@ -103,7 +106,58 @@ def test_a_payload_of_format_1_stands_beside_a_signed_one_for_stock_clients(desk
         (2, signed.sha256, True),
         (1, stock.sha256, False),
     ]
-    assert publish(desk, "1.0.0", container=1).outcome is Outcome.STOCK
+    assert publish(desk, "1.0.0", container=1).outcome is Outcome.UNCHANGED
+
+
+def test_a_version_has_one_payload_for_stock_clients_and_keeps_it(desk: Desk) -> None:
+    publish(desk, "1.0.0")
+    stock = publish(desk, "1.0.0", container=1)
+    with pytest.raises(ReleaseExistsError, match=f"has payload {stock.sha256[:16]} for stock"):
+        publish(desk, "1.0.0", data=payload_bytes("9.0.0", container=1))
+    with desk.store.reading() as connection:
+        assert len(payloads_of(connection, PRODUCT, BOARD, "1.0.0")) == 2
+
+
+def test_another_image_for_stock_clients_under_one_version_is_warned_of(desk: Desk) -> None:
+    publish(desk, "1.0.0")
+    assert publish(desk, "1.0.0", container=1).warnings == (
+        "part usr is another image than in the signed payload of version 1.0.0",
+    )
+
+
+def test_the_same_image_in_both_formats_is_no_reason_to_warn(desk: Desk, tmp_path: Path) -> None:
+    samples = unpack(tmp_path)
+    trusted = load_public_keys(samples / KEY)
+    added = [
+        add_release(desk, samples / name, ORDER, trusted=trusted, keys=desk.offline())
+        for name in ("v2-full-signed.crau", "full-signed.crau")
+    ]
+    assert [one.outcome for one in added] == [Outcome.SIGNED, Outcome.STOCK]
+    assert [one.warnings for one in added] == [(), ()]
+
+
+def test_the_facts_of_a_format_1_payload_name_its_kernel_as_a_part(
+    desk: Desk, tmp_path: Path
+) -> None:
+    samples = unpack(tmp_path)
+    trusted = load_public_keys(samples / KEY)
+    file = samples / "full-signed-kernel.crau"
+    added = add_release(desk, file, ORDER, trusted=trusted, keys=desk.offline())
+    assert [(part.name, part.size) for part in added.facts.partitions] == [
+        ("usr", 16_777_216),
+        ("kernel", 1_234_589),
+    ]
+    contents = desk.repository.read()
+    (target,) = contents.delegated["releases"].signed.targets.values()
+    assert target.custom == encode_payload_facts(added.facts)
+
+
+def test_a_delta_is_not_published(desk: Desk, tmp_path: Path) -> None:
+    samples = unpack(tmp_path)
+    trusted = load_public_keys(samples / KEY)
+    with pytest.raises(DeltaUnsupportedError):
+        add_release(desk, samples / DELTA, ORDER, trusted=trusted, keys=desk.offline())
+    assert files(desk) == []
 
 
 def test_a_release_of_format_1_alone_is_signed_like_any(desk: Desk) -> None:

@@ -486,6 +486,11 @@ class TestUsage:
         self, shared: World, run: Run, arguments: list[str]
     ) -> None:
         said = run(shared.config, *arguments)
+        assert (said.status, said.code) == (EXIT_USAGE, "usage")
+
+    @pytest.mark.parametrize("group", [["permit"], ["config"]])
+    def test_a_group_alone_shows_its_help(self, shared: World, run: Run, group: list[str]) -> None:
+        said = run(shared.config, *group)
         assert said.status == EXIT_USAGE
         assert "Usage: bascule" in said.err
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 import time
@@ -8,21 +7,28 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from typing_extensions import override
 
+from tests.sim.journal import Datagrams
 from tests.sim.lives import due_now, memory_of
 from tests.sim.world import World, run_until
 from updater import daemon
-from updater.agent import Wait
+from updater.agent import Install, Wait
 from updater.daemon import Daemon
 from updater.engine import Engine
+from updater.errors import StateError
 from updater.lifecycle import State
 from updater.node import Node
+from updater.notify import Notifier, Watchdog
 from updater.permit.contract import Node as Asker
 from updater.permit.contract import Permit, Waiting, WaitReason
 from updater.permit.errors import PermitKeeperError
 from updater.permit.none import NoPermits
+from updater.progress import Progress
+from updater.rebooting import look_at_health
+from updater.state import NodeState, Update
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 
@@ -150,16 +156,14 @@ class TestTheWorker:
         Daemon(node, worker(script)).run()
         watcher.join()
 
-    def test_is_told_what_to_do(
-        self, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_is_told_what_to_do(self, world: World, tmp_path: Path) -> None:
         seen = tmp_path / "seen"
-        script = (  # at one stroke: the service is stopped as soon as the file is there
-            "import os, sys\n"
-            "open('draft', 'w').write(' '.join(sys.argv[1:]))\n"
-            f"os.rename('draft', {str(seen)!r})"
+        script = (
+            "import pathlib, sys\n"
+            f"draft = pathlib.Path({str(tmp_path / 'draft')!r})\n"
+            "draft.write_text(' '.join(sys.argv[1:]))\n"
+            f"draft.replace({str(seen)!r})"  # whole when it is seen: we are ended then
         )
-        monkeypatch.chdir(tmp_path)
         self.start(world, script, seen)
         assert seen.read_text() == "--action check"
 
@@ -225,24 +229,175 @@ def test_a_wait_whose_end_has_come_is_short_and_none_is_long(
     assert pause(None, NOW) == daemon.PAUSE_MAX_SECS
 
 
-@pytest.mark.parametrize(
-    ("level", "message", "line"),
-    [
-        (logging.INFO, "state changed", "<6>state changed"),
-        (logging.WARNING, "step failed", "<4>step failed"),
-        (logging.ERROR, "trial failed", "<3>trial failed"),
-        (logging.DEBUG, "asking", "<7>asking"),
-        (logging.INFO, "a \x1b[2J b \x07", "<6>a ?[2J b ?"),
-    ],
-)
-def test_a_log_line_has_its_priority_and_no_control_characters(
-    level: int, message: str, line: str
-) -> None:
-    record = logging.LogRecord("updater", level, "", 0, message, None, None)
-    assert daemon._JournalFormatter("%(message)s").format(record) == line
-
-
 def test_waits_of_permits_are_known_by_their_code() -> None:
     """The loop lets the keeper wait for those, so that a change in the cluster wakes it."""
     assert all(reason.value.startswith(daemon.PERMIT_CODES) for reason in WaitReason)
     assert not Wait(until=None, code="idle", sentence="").code.startswith(daemon.PERMIT_CODES)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class TestWhatSystemdIsTold:
+    @pytest.fixture
+    def systemd(self, tmp_path: Path) -> Iterator[Datagrams]:
+        with Datagrams(tmp_path / "notify") as made:
+            yield made
+
+    @pytest.fixture
+    def notifier(self, tmp_path: Path, systemd: Datagrams) -> Notifier:
+        assert systemd
+        return Notifier(str(tmp_path / "notify"))
+
+    def messages(self, systemd: Datagrams) -> list[str]:
+        return [message.decode() for message in systemd.all()]
+
+    def test_it_is_ready_before_its_first_step_which_may_wait_for_the_boot(
+        self, world: World, systemd: Datagrams, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = world.node()
+        seen: list[str] = []
+
+        def step(_: Engine, *, heavy: bool) -> None:
+            assert heavy
+            seen.extend(self.messages(systemd))
+            node.stop.set()
+
+        monkeypatch.setattr(Engine, "step", step)
+        Daemon(node, notifier=notifier).run()
+        assert [text.partition("=")[0] for text in seen] == ["STATUS", "READY"]
+
+    def test_it_is_not_ready_while_its_memory_cannot_be_read(
+        self, world: World, systemd: Datagrams, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = world.node()
+        real = node.store.read_state
+        failures: list[Exception] = [StateError("no"), StateError("no")]
+
+        def read_state() -> NodeState:
+            if failures:
+                assert "READY=1" not in self.messages(systemd)
+                raise failures.pop()
+            node.stop.set()
+            return real()
+
+        monkeypatch.setattr(node.store, "read_state", read_state)
+        Daemon(node, notifier=notifier).run()
+        assert "READY=1" in self.messages(systemd)
+
+    def test_it_says_that_it_ends(
+        self, world: World, systemd: Datagrams, notifier: Notifier
+    ) -> None:
+        node = world.node()
+        node.stop.set()
+        Daemon(node, notifier=notifier).run()
+        assert self.messages(systemd) == ["STOPPING=1"]
+
+    def test_it_shows_what_it_waits_for(
+        self, world: World, systemd: Datagrams, notifier: Notifier
+    ) -> None:
+        world.write_settings(poll_interval_secs="3600", reboot='"manual"')
+        world.release("2.0.0", rollback_index=2)
+        due_now(world)
+        node = world.node()
+        watcher = threading.Thread(
+            target=lambda: (
+                wait_until(lambda: memory_of(world).waiting_code == "reboot-manual"),
+                node.stop.set(),
+            )
+        )
+        watcher.start()
+        Daemon(node, notifier=notifier).run()
+        watcher.join()
+        last = [text for text in self.messages(systemd) if text.startswith("STATUS=")][-1]
+        assert last == (
+            "STATUS=armed 2.0.0, waiting: reboots are manual here: order one with "
+            "`bascule reboot` [reboot-manual]"
+        )
+
+    def test_it_shows_the_progress_of_its_worker(
+        self, world: World, systemd: Datagrams, notifier: Notifier, tmp_path: Path
+    ) -> None:
+        due_now(world)
+        node = world.node()
+        memory = memory_of(world)
+        update = Update(
+            version="2.0.0",
+            rollback_index=2,
+            previous_version="1.0.0",
+            slot="b",
+            began=NOW,
+            size=1000,
+        )
+        writing = msgspec.structs.replace(memory, state=State.INSTALLING, update=update)
+        node.progress.show(Progress(version="2.0.0", done=430, size=1000))
+        node.store.write_state(writing)
+        ended = tmp_path / "ended"
+
+        def watch() -> None:
+            for _ in range(1000):
+                if b"43 %" in systemd.next():
+                    break
+            ended.touch()
+            node.stop.set()
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        script = f"import os, time\nwhile not os.path.exists({str(ended)!r}): time.sleep(0.05)"
+        service = Daemon(node, worker(script), notifier=notifier)
+        service._work(Install())
+        watcher.join()
+        assert ended.exists()
+
+    def test_it_is_alive_while_its_worker_works(
+        self, world: World, systemd: Datagrams, notifier: Notifier
+    ) -> None:
+        node = world.node()
+        clock = Clock()
+
+        def tick() -> float:
+            clock.now += 30
+            return clock.now
+
+        watchdog = Watchdog(notifier.alive, limit_secs=300, monotonic=tick)
+        Daemon(node, worker("import time; time.sleep(1)"), watchdog=watchdog)._work(Install())
+        assert self.messages(systemd).count("WATCHDOG=1") > 3
+
+    def test_a_step_that_hangs_ends_its_signs_of_life_though_other_parts_beat(
+        self, world: World, systemd: Datagrams, notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = world.node()
+        clock = Clock()
+        watchdog = Watchdog(notifier.alive, limit_secs=100, monotonic=clock)
+        watchdog.expect("bus")
+        before: list[str] = []
+        after: list[str] = []
+
+        def step(_: Engine, *, heavy: bool) -> None:
+            assert heavy
+            before.extend(self.messages(systemd))
+            for _ in range(100):  # as another thread would, while we hang
+                clock.now += 10
+                watchdog.beat("bus")
+            after.extend(self.messages(systemd))
+            node.stop.set()
+
+        monkeypatch.setattr(Engine, "step", step)
+        Daemon(node, watchdog=watchdog).run()
+        assert before.count("WATCHDOG=1") == 1
+        assert after.count("WATCHDOG=1") == 100 / 2 / 10
+
+    def test_a_health_check_that_takes_long_is_no_hang(self, world: World) -> None:
+        world.health = ["sleep", "1"]
+        world.write_settings(poll_interval_secs="3600")
+        node = world.node()
+        beats: list[int] = []
+        node.beat = lambda: beats.append(1)
+        with node.locked() as memory:
+            look_at_health(node, memory)
+        assert len(beats) >= 5

@@ -119,3 +119,10 @@ def test_only_the_end_of_what_is_said_is_kept() -> None:
     outcome = run(shell(script), timeout_secs=AMPLE_SECS, output_max_bytes=1000)
     assert outcome.status == 0
     assert outcome.output == b"x" * 996 + b"end\n"
+
+
+@pytest.mark.parametrize("script", ["sleep 0.7", "exec >&- 2>&-; sleep 0.7"])
+def test_who_waits_for_a_program_counts_as_alive(script: str) -> None:
+    beats: list[int] = []
+    run(shell(script), timeout_secs=AMPLE_SECS, beat=lambda: beats.append(1))
+    assert len(beats) >= 3

@@ -189,6 +189,21 @@ class TestWhatIsRefused:
         text = '[slots]\ndisk = "/dev/vda"\n[trust]\nmetadata_url = "https://x.example/"\n'
         assert "at least one" in refusal(tmp_path, text)
 
+    def test_grubs_environment_needs_its_file(self, tmp_path: Path) -> None:
+        grub = WHOLE.replace("[slots]\n", '[slots]\nboot_control = "grubenv"\n')
+        assert "slots.grubenv is not set" in refusal(tmp_path, grub)
+        relative = grub.replace("[slots]\n", '[slots]\ngrubenv = "grub/grubenv"\n')
+        assert "slots.grubenv 'grub/grubenv' is no absolute path" in refusal(tmp_path, relative)
+
+    def test_grubs_environment_counts_fewer_tries(self, tmp_path: Path) -> None:
+        text = WHOLE.replace(
+            "[slots]\n",
+            '[slots]\nboot_control = "grubenv"\ngrubenv = "/boot/grub/grubenv"\ntries = 10\n',
+        )
+        sentence = refusal(tmp_path, text)
+        assert "slots.tries is 10, GRUB's environment counts to 9" in sentence
+        loaded(tmp_path, text.replace("tries = 10", "tries = 9"))
+
     def test_permits_of_etcd_need_an_etcd(self, tmp_path: Path) -> None:
         sentence = refusal(tmp_path, WHOLE + '[permit]\nkind = "etcd"\n')
         assert "permit.endpoints is empty" in sentence

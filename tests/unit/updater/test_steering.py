@@ -173,7 +173,7 @@ UNUSABLE: Final[dict[str, tuple[Answer, str]]] = {
         "gave no Omaha answer",
     ),
     "no app": (reply(200, NO_APP), "answered without an app"),
-    "no check": (app_of(None), "answered without an update check"),
+    "no check": (app_of(None), "it answered without an update check"),
     "an offer without a file": (app_of(offer(packages=())), "without naming its file"),
     "an error": (reply(500, b"<response/>"), "answered 500"),
     "a redirect": (reply(302, Location="http://127.0.0.1:1/"), "answered 302"),

@@ -287,7 +287,7 @@ def test_what_we_write_is_what_a_stock_engine_reads() -> None:
     ).decode()
     encoded = "n4bQgYhMfWWaL+qgxVrQFaO/TxsrC4Is0V1sFbDwCgg="
     assert written == (
-        "<?xml version='1.0' encoding='utf-8'?>\n"
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
         '<response protocol="3.0" server="bascule"><daystart elapsed_seconds="0" />'
         '<app appid="{a}" status="ok"><ping status="ok" />'
         '<updatecheck status="ok" PollInterval="2700">'

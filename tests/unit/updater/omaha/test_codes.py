@@ -9,7 +9,6 @@ from updater.omaha.codes import (
     EngineError,
     is_failed_trial,
     number_of,
-    sentence_of,
     without_flags,
 )
 
@@ -48,16 +47,3 @@ def test_only_a_trial_that_did_not_hold_counts_as_one(
     error_code: int | None, bascule_code: str, *, failed: bool
 ) -> None:
     assert is_failed_trial(error_code=error_code, bascule_code=bascule_code) is failed
-
-
-@pytest.mark.parametrize(
-    ("number", "sentence"),
-    [
-        (44, "rollback (44)"),
-        (268435466, "payload hash mismatch (10)"),
-        (2503, "server answered HTTP 503 (2503)"),
-        (777, "unknown error (777)"),
-    ],
-)
-def test_a_number_has_words(number: int, sentence: str) -> None:
-    assert sentence_of(number) == sentence

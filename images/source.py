@@ -1,0 +1,151 @@
+"""The old image, as the operations of a delta read it. Where it lies is not known here.
+
+Format 2: the booted slot, which nobody writes. Format 1: the very partition that is written, which
+holds a full copy of the old image before the first operation (payload.md 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import accumulate
+from typing import Final, Protocol
+
+from images.errors import OperationOutputError, SourceMismatchError
+from images.payload import READS_SOURCE, SPARSE_HOLE, Operation, Part
+
+CHUNK_SIZE: Final = 1024 * 1024  # bytes read at once where nothing else says how many
+
+
+class OldImage(Protocol):
+    """The bytes of the image that a delta starts from; safe to read from several threads.
+
+    Reads are as small as a byte and jump about: keep the page cache between them and the disk. In
+    format 1 a read must see every byte that was written before it.
+    """
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return exactly the `size` bytes at byte `offset`, or fewer where the image ends.
+
+        What it raises passes through `decode`.
+        """
+        ...
+
+
+def reads_source(operation: Operation) -> bool:
+    """Tell whether `decode` needs the old image to carry out this operation."""
+    return operation.kind in READS_SOURCE
+
+
+def check_source(part: Part, image: OldImage, *, size: int, major: int) -> None:
+    """Check once, before the first operation, that `image` is what a delta starts from.
+
+    Format 1: the whole device or file, which must be exactly as large as the old image. Format 2:
+    its first `part.old_size` bytes (payload.md 6).
+
+    Args:
+        part: one with `old_size`; any other needs no source and passes.
+        image: what the operations will read.
+        size: bytes of the device or file.
+        major: the format.
+
+    Raises:
+        SourceMismatchError: it is another image.
+    """
+    if part.old_size is None:
+        return
+    if size < part.old_size or (major == 1 and size != part.old_size):
+        raise SourceMismatchError(
+            f"the old image of part {part.name} has {size} bytes, the delta starts from"
+            f" {part.old_size}"
+        )
+    digest = hashlib.sha256()
+    for offset in range(0, part.old_size, CHUNK_SIZE):
+        digest.update(read_exactly(image, offset, min(CHUNK_SIZE, part.old_size - offset)))
+    if digest.digest() != part.old_sha256:
+        expected = "nothing" if part.old_sha256 is None else part.old_sha256.hex()
+        raise SourceMismatchError(
+            f"the old image of part {part.name} has sha256 {digest.hexdigest()},"
+            f" the delta starts from {expected}"
+        )
+
+
+def read_exactly(image: OldImage, offset: int, size: int) -> bytes:
+    """Return `size` bytes of an image.
+
+    Raises:
+        SourceMismatchError: the image ends before them.
+    """
+    data = image.read_at(offset, size)
+    if len(data) != size:
+        raise SourceMismatchError(
+            f"the old image ends within the {size} bytes at byte {offset} that a delta reads"
+        )
+    return data
+
+
+class Gathered:
+    """The source bytes of one operation, as if its extents stood back to back.
+
+    Nothing is held: each read goes to the image. A sparse hole reads as zeros.
+
+    Attributes:
+        size: bytes in all, `Operation.src_length`.
+    """
+
+    def __init__(self, operation: Operation, image: OldImage, *, block_size: int) -> None:
+        self.size: Final = operation.src_length
+        self._operation = operation
+        self._image = image
+        self._block_size = block_size
+        lengths = (extent.num_blocks * block_size for extent in operation.src_extents)
+        self._starts = [0, *accumulate(lengths)]  # one more than there are extents
+
+    def check(self) -> None:
+        """Check what is read against `src_sha256`, where the operation has one.
+
+        Raises:
+            SourceMismatchError: it is something else.
+        """
+        if self._operation.src_sha256 is None:
+            return
+        digest = hashlib.sha256()
+        for offset, size in self.pieces():
+            digest.update(self.read(offset, size))
+        if digest.digest() != self._operation.src_sha256:
+            raise SourceMismatchError(
+                f"an operation {self._operation.kind.name} reads bytes of sha256"
+                f" {digest.hexdigest()}, the manifest says {self._operation.src_sha256.hex()}"
+            )
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, bytes) of pieces that `read` takes, from the first byte to the last."""
+        for offset in range(0, self.size, CHUNK_SIZE):
+            yield offset, min(CHUNK_SIZE, self.size - offset)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` of the bytes, from `offset` on; memory grows with `size` alone.
+
+        Raises:
+            OperationOutputError: they are not all within the source.
+            SourceMismatchError: the image ends too early.
+        """
+        if offset < 0 or offset + size > min(self.size, self._starts[-1]):
+            raise OperationOutputError(
+                f"an operation {self._operation.kind.name} reads {size} bytes at byte {offset}"
+                f" of a source of {self.size}"
+            )
+        pieces: list[bytes] = []
+        number = bisect_right(self._starts, offset) - 1
+        while size:
+            length = min(size, self._starts[number + 1] - offset)
+            pieces.append(self._read_extent(number, offset - self._starts[number], length))
+            offset, size, number = offset + length, size - length, number + 1
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _read_extent(self, number: int, offset: int, size: int) -> bytes:
+        start = self._operation.src_extents[number].start_block
+        if start == SPARSE_HOLE:
+            return bytes(size)
+        return read_exactly(self._image, start * self._block_size + offset, size)

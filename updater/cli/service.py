@@ -1,0 +1,83 @@
+"""What the system and the service run: the daemon, its steps, and verbs for other processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+import msgspec
+
+from updater.cli.root import Shared, bascule, pass_shared
+from updater.client import Reply, reply_of
+from updater.rooms import ROOM_ERRORS
+
+
+@bascule.command()
+@pass_shared
+def daemon(shared: Shared) -> None:
+    """Run the service: check, install, reboot when permitted, prove health.
+
+    Example: bascule --config node.toml daemon
+    """
+    import faulthandler
+    import time
+
+    from updater.daemon import Daemon
+    from updater.journal import start_logging
+    from updater.notify import Notifier, Watchdog, take_address, take_watchdog_limit
+
+    notifier = Notifier(take_address(os.environ))
+    limit = take_watchdog_limit(os.environ)
+    faulthandler.enable()  # the watchdog's SIGABRT shows where each thread hung
+    start_logging()
+    service = Daemon(
+        shared.node(),
+        [*own_command(shared), "step"],
+        notifier=notifier,
+        watchdog=Watchdog(notifier.alive, limit_secs=limit, monotonic=time.monotonic),
+    )
+    service.listen_to_signals()
+    service.run()
+
+
+def own_command(shared: Shared) -> list[str]:
+    """Return how this program is started again with the same settings, in the engine itself."""
+    isolated = ["-I"] if sys.flags.isolated else []
+    command = [sys.executable, *isolated, "-m", "updater.cli", "--direct"]
+    return [*command, "--config", str(shared.config)] if shared.config is not None else command
+
+
+@bascule.command(hidden=True)
+@click.option("--action", type=click.Choice(["check", "install"]), required=True)
+@pass_shared
+def step(shared: Shared, action: str) -> None:
+    """Take one action; what the service runs for checks and installs."""
+    from updater.daemon import Step
+    from updater.journal import start_logging
+
+    start_logging()
+    Step(shared.node(), action).run()
+
+
+@bascule.command(hidden=True)
+@click.argument("name")
+@click.argument("options", default="{}")
+@click.option("--by", default="root")
+@pass_shared
+def verb(shared: Shared, name: str, options: str, by: str) -> None:
+    """Carry out a verb with OPTIONS in JSON and print the reply; what the service runs."""
+    from updater.daemon import end_with_parent, stop_on_signal
+    from updater.journal import start_logging
+    from updater.verbs import perform
+
+    start_logging()
+    end_with_parent()
+    try:
+        node = shared.node()
+        stop_on_signal(node.stop)
+        facts = perform(node, name, msgspec.json.decode(options, type=dict[str, object]), by=by)
+        reply = Reply(facts=msgspec.Raw(msgspec.json.encode(facts)))
+    except ROOM_ERRORS as error:
+        reply = reply_of(error)
+    click.echo(msgspec.json.encode(reply))

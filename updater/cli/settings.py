@@ -1,0 +1,64 @@
+"""`bascule config`: the settings, checked or shown with where each value is from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from updater.cli.root import AS_JSON, Shared, bascule, pass_shared, show
+
+
+@bascule.group()
+def config() -> None:
+    """Check or show the settings."""
+
+
+@config.command("check")
+@pass_shared
+def config_check(shared: Shared) -> None:
+    """Read all settings, the keys and time zones that they name, and say whether they hold.
+
+    Example: bascule config check
+    """
+    from updater.assembly import slot_layout
+    from updater.settings import load
+    from updater.updating import load_keys
+
+    loaded = load(shared.config)
+    slot_layout(loaded.settings)
+    load_keys(loaded.settings.trust.payload_keys)
+    if rows := loaded.settings.reboot.windows:
+        from updater.windows import read_windows
+        from updater.zones import local_zone
+
+        read_windows(rows, local=local_zone())
+    click.echo("settings hold: " + ", ".join(str(file) for file in loaded.files))
+
+
+@config.command("show")
+@AS_JSON
+@pass_shared
+def config_show(shared: Shared, *, as_json: bool) -> None:
+    """Show every setting and the file it comes from.
+
+    Example: bascule config show
+    """
+    import msgspec
+
+    from updater.settings import load
+
+    loaded = load(shared.config)
+    values: dict[str, dict[str, Any]] = msgspec.to_builtins(loaded.settings)
+    rows = [
+        {
+            "key": f"{table}.{key}",
+            "value": value,
+            "origin": str(loaded.origins.get(f"{table}.{key}", "default")),
+        }
+        for table, content in values.items()
+        for key, value in content.items()
+    ]
+    text = (f"{row['key']} = {json.dumps(row['value'])}  # {row['origin']}" for row in rows)
+    show(rows, text, as_json=as_json)

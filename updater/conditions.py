@@ -1,0 +1,114 @@
+"""Every code that a node waits, holds back or goes back by, with its meaning and what to do.
+
+Errors own their codes; these are of verdicts and waits, which are values. `bascule why` and
+`status` show them. docs/errors.md is printed from here, and a test finds a code that is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+_NOTHING: Final = "Nothing."
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What one code says.
+
+    Attributes:
+        meaning: a sentence.
+        to_do: what a person may do about it.
+    """
+
+    meaning: str
+    to_do: str = _NOTHING
+
+
+STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
+    {
+        "now": Condition("The next step is due and is taken by the service."),
+        "idle": Condition("Nothing newer is wanted and no check is planned.", "`bascule check`."),
+        "check-later": Condition("The next check is not due yet.", "`bascule check` asks now."),
+        "checks-automatic": Condition("The service checks by itself."),
+        "checks-manual": Condition(
+            "`updates.automatic` is false: nobody checks by itself.", "`bascule update` makes one."
+        ),
+        "offered": Condition("The last check found a version to install."),
+        "checked": Condition("A check ended without a word of its own."),
+        "install-retry": Condition(
+            "The last attempt to install failed and is resumed by itself.",
+            "`last_failure` in `bascule status` says why; `bascule update` tries now.",
+        ),
+        "not-looked": Condition(
+            "Nobody has looked at the node since it booted.", "Start `bascule.service`."
+        ),
+        "held-back": Condition(
+            "The server has said nothing for long about what the signed channel names.",
+            "Ask whoever runs the release desk: see `trust.max_holdback_days`.",
+        ),
+        "booted-confirmed": Condition("The booted slot has proven healthy."),
+        "trial-fell-back": Condition(
+            "The new slot did not come up or did not hold, and the loader went back.",
+            "Look at the console or the journal of that boot.",
+        ),
+        "trial-unhealthy": Condition(
+            "A health check still failed when the time of the trial was over.",
+            "Look at the named check; a newer version is tried by itself.",
+        ),
+        "trial-too-late": Condition(
+            "The trial ended before any look at the health came to an end.",
+            "Look at `health.deadline_secs` and at how long the checks take.",
+        ),
+        "rolled-back": Condition(
+            "A person took the version back.", "`bascule update --force` takes it all the same."
+        ),
+        "health-pending": Condition("The health is looked at again in a moment."),
+        "health-failing": Condition(
+            "A health check fails; at the end of its time a trial goes back.",
+            "Look at the named check; `bascule confirm` if the system is good.",
+        ),
+    }
+)
+
+GATES: Final[Mapping[str, Condition]] = MappingProxyType(
+    {
+        "held": Condition("A person holds the node.", "`bascule unhold` ends it."),
+        "not-held": Condition("Nobody holds the node."),
+        "pin": Condition("No pin is in the way of what is armed."),
+        "pinned": Condition("Another version is armed than the pinned one.", "`bascule unpin`."),
+        "rollout": Condition("No rollout is stopped."),
+        "reboot-automatic": Condition("`updates.reboot` is automatic."),
+        "reboot-manual": Condition("Reboots are manual here.", "Order one: `bascule reboot`."),
+        "reboot-ordered": Condition("A person ordered the reboot."),
+        "window-open": Condition("A reboot window is open."),
+        "window-closed": Condition(
+            "No reboot window is open.", "Wait for the next; `bascule reboot --now` does not."
+        ),
+        "rebooting": Condition("The reboot is ordered and comes in a moment."),
+    }
+)
+
+PERMITS: Final[Mapping[str, Condition]] = MappingProxyType(
+    {
+        "permit-none": Condition("No permit is needed: `permit.kind` is none."),
+        "permit-held": Condition("This node holds the permit."),
+        "permit-later": Condition("The permit is asked for when all gates are open."),
+        "permit-full": Condition(
+            "Every place of the group is taken.", "`bascule permit status` shows by whom."
+        ),
+        "permit-closed": Condition(
+            "The group has no place at all: its maximum is 0.", "`bascule permit set-max 1`."
+        ),
+        "permit-queued": Condition("A place is free, but other nodes came first."),
+        "permit-contended": Condition("Other nodes change the group; it is tried again."),
+        "permit-unavailable": Condition(
+            "etcd cannot be asked.", "Check etcd and the endpoints in [permit]."
+        ),
+        "permit-owed": Condition("The permit could not be returned yet; it is tried again."),
+    }
+)
+
+CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType({**STEPS, **GATES, **PERMITS})
