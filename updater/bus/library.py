@@ -354,7 +354,7 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
             super().__init__(bus_address=address)
         except BaseException:
             self._close_socket()
-            return 0
+            raise
         self._writer.sock = _PatientSocket(self._sock)
         self.interfaces: dict[ServiceInterface, Interface] = {}
         self.answering: set[asyncio.Task[None]] = set()
@@ -413,7 +413,7 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
         except asyncio.CancelledError:
             text = "the service ends"
             self._reply(message, _error(message, (error_name("cancelled"), "s", [text])))
-            return 0
+            raise
         except Exception:
             log.exception("call failed member=%s", message.member)
             internal = InternalError(f"{message.member} failed in a way that nobody expected")
