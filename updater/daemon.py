@@ -31,6 +31,9 @@ from updater.rooms import ROOM_ERRORS
 from updater.steering import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from updater.bus.service import BusService
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -61,28 +64,52 @@ class Daemon:
     Args:
         node: the collaborators; its `stop` ends the loop.
         worker: the command that takes one heavy step; None to take it in this process.
+        bus: makes what is on the bus, given what to call after a verb; None for no bus.
     """
 
-    def __init__(self, node: Node, worker: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        node: Node,
+        worker: Sequence[str] | None = None,
+        bus: Callable[[Callable[[], None]], BusService] | None = None,
+    ) -> None:
         self._node = node
+        self._woken = threading.Event()
+        self._bus = bus(self._woken.set) if bus is not None else None
         self._worker = worker
         self._engine = Engine(node=node)
         self._reporter = self._make_reporter()
         self._errors = 0
 
     def run(self) -> None:
-        """Run until `stop` is set or a signal sets it."""
+        """Run until `stop` is set or a signal sets it.
+
+        Raises:
+            BusLostError: the bus went away while we were on it.
+        """
         log.info("service begins state-folder=%s", self._node.store.folder)
+        threading.Thread(target=self._wake_to_stop, name="stop", daemon=True).start()
+        if self._bus is not None:
+            self._bus.start()
         if self._reporter is not None:
             self._reporter.start()
         try:
             while not self._node.stop.is_set():
                 self._round()
         finally:
+            if self._bus is not None:
+                self._bus.close()
             self._give_try_back()
             if self._reporter is not None:
                 self._reporter.close(REPORT_FAREWELL_SECS)
             log.info("service ends")
+        if self._bus is not None and self._bus.lost is not None:
+            raise self._bus.lost
+
+    def _wake_to_stop(self) -> None:
+        """Let whoever sets `stop` end a pause too."""
+        self._node.stop.wait()
+        self._woken.set()
 
     def listen_to_signals(self) -> None:
         """End the loop on SIGTERM and SIGINT, after what is flushed is noted."""
@@ -110,7 +137,7 @@ class Daemon:
             log.warning("step failed code=%s why=%s pause=%.0f", code, error, pause)
             if self._reporter is not None:
                 self._reporter.wake()
-            self._node.stop.wait(pause)
+            self._pause(pause)
             return
         self._errors = 0
 
@@ -138,7 +165,12 @@ class Daemon:
             self._node.permits().wait(limit)
         else:
             _trim_memory()
-            self._node.stop.wait(pause)
+            self._pause(pause)
+
+    def _pause(self, secs: float) -> None:
+        """Wait, until a verb or a stop ends it."""
+        self._woken.wait(secs)
+        self._woken.clear()
 
     def _give_try_back(self) -> None:
         """A person's shutdown during a trial is no failed boot."""

@@ -110,6 +110,16 @@ class PermitSettings(_Section, frozen=True):
     insecure: bool = False
 
 
+class BusSettings(_Section, frozen=True):
+    """`[bus]`: how programs talk to the service."""
+
+    # Empty: "system" for a real machine, "none" for a model.
+    address: Annotated[
+        str, msgspec.Meta(pattern=r"^(|system|none|unix:(path|abstract)=[^,;\s]{1,200})\Z")
+    ] = ""
+    compatible: bool = True
+
+
 class CheckSettings(_Section, frozen=True):
     """`[[health.checks]]`: one command that must end with status 0."""
 
@@ -137,6 +147,13 @@ class Settings(_Section, frozen=True):
     updates: UpdatesSettings = UpdatesSettings()
     permit: PermitSettings = PermitSettings()
     health: HealthSettings = HealthSettings()
+    bus: BusSettings = BusSettings()
+
+    @property
+    def bus_address(self) -> str:
+        """Where the bus is: a D-Bus address, "system", or empty for none at all."""
+        chosen = self.bus.address or ("system" if self.node.machine == "linux" else "none")
+        return "" if chosen == "none" else chosen
 
 
 class Loaded(msgspec.Struct, frozen=True):

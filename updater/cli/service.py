@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -10,6 +12,10 @@ import msgspec
 from updater.cli.root import Shared, bascule, pass_shared
 from updater.client import Reply, reply_of
 from updater.rooms import ROOM_ERRORS
+
+if TYPE_CHECKING:
+    from updater.bus.service import BusService
+    from updater.node import Node
 
 
 @bascule.command()
@@ -22,9 +28,30 @@ def daemon(shared: Shared) -> None:
     from updater.daemon import Daemon, log_to_stderr
 
     log_to_stderr()
-    service = Daemon(shared.node(), [*own_command(shared), "step"])
+    node = shared.node()
+    service = Daemon(node, [*own_command(shared), "step"], _bus(shared, node))
     service.listen_to_signals()
     service.run()
+
+
+def _bus(shared: Shared, node: Node) -> Callable[[Callable[[], None]], BusService] | None:
+    """Return what makes the service's place on the bus; nothing is loaded where there is none."""
+    address = node.settings.bus_address
+    if not address:
+        return None
+    from updater.bus.service import BusService
+    from updater.bus.session import Place
+
+    def make(woken: Callable[[], None]) -> BusService:
+        place = Place(
+            node=node,
+            command=[*own_command(shared), "verb"],
+            compatible=node.settings.bus.compatible,
+            woken=woken,
+        )
+        return BusService(place, address)
+
+    return make
 
 
 def own_command(shared: Shared) -> list[str]:
