@@ -149,12 +149,6 @@ class Settings(_Section, frozen=True):
     health: HealthSettings = HealthSettings()
     bus: BusSettings = BusSettings()
 
-    @property
-    def bus_address(self) -> str:
-        """Where the bus is: a D-Bus address, "system", or empty for none at all."""
-        chosen = self.bus.address or ("system" if self.node.machine == "linux" else "none")
-        return "" if chosen == "none" else chosen
-
 
 class Loaded(msgspec.Struct, frozen=True):
     """Settings with the file that each written value came from.

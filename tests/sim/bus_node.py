@@ -142,9 +142,9 @@ class Heard:
 
 
 @contextmanager
-def bus_node(folder: Path, *, image_size: int = 512 * 1024) -> Iterator[BusNode]:
+def bus_node(*, image_size: int = 512 * 1024) -> Iterator[BusNode]:
     """Make a node that runs 1.0.0 in slot A, its service not started yet."""
-    with MessageBus(folder / "bus") as bus, World(folder / "node", image_size=image_size) as world:
+    with MessageBus() as bus, World(bus.folder / "node", image_size=image_size) as world:
         world.folder.chmod(0o755)
         node = BusNode(world, bus)
         node.settings()

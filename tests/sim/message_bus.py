@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
@@ -55,7 +57,7 @@ class MessageBus:
         folder: where socket and configuration lie; everybody may enter it.
     """
 
-    folder: Path
+    folder: Path = field(init=False)
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -64,10 +66,8 @@ class MessageBus:
                 pytest.skip(f"{tool} is not installed (package {package})")
         if os.geteuid() != 0:
             pytest.skip("a bus that tells users apart needs root")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in (self.folder, *self.folder.parents[:3]):
-            if folder.stat().st_uid == os.getuid() and folder != Path("/tmp"):  # noqa: S108  # never that
-                folder.chmod(folder.stat().st_mode | 0o011)
+        self.folder = Path(tempfile.mkdtemp(prefix="bascule-bus-"))
+        self.folder.chmod(0o755)  # pytest's folders are root's alone, and nobody must come in
         config = CONFIG.format(socket=self.socket, policies=SYSTEM / "dbus-1/system.d")
         (self.folder / "bus.conf").write_text(config)
         self.start()
@@ -75,6 +75,7 @@ class MessageBus:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+        shutil.rmtree(self.folder)
 
     @property
     def socket(self) -> Path:
@@ -87,12 +88,17 @@ class MessageBus:
     def start(self) -> None:
         self.socket.unlink(missing_ok=True)
         command = ["dbus-daemon", f"--config-file={self.folder / 'bus.conf'}", "--nofork"]
-        self.process = subprocess.Popen([*command, "--nopidfile", "--nosyslog"])
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([*command, "--nopidfile", "--nosyslog"], stderr=log)
         deadline = time.monotonic() + 20
-        while not self.socket.exists():
-            assert self.process.poll() is None, "dbus-daemon ended at once"
+        while not self._listens():
+            assert self.process.poll() is None, (self.folder / "log").read_text()
             assert time.monotonic() < deadline, "dbus-daemon does not listen"
             time.sleep(0.01)
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def stop(self) -> None:
         if self.process is not None:

@@ -53,15 +53,13 @@ class CallFailedError(BusError):
 
     Attributes:
         name: the D-Bus name of the error.
-        details: what the error carried beside its sentence.
     """
 
     code = "bus-call-failed"
 
-    def __init__(self, name: str, sentence: str, details: tuple[object, ...] = ()) -> None:
+    def __init__(self, name: str, sentence: str) -> None:
         super().__init__(sentence or name)
         self.name = name
-        self.details = details
 
 
 class NotAuthorizedError(RefusedError):

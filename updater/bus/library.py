@@ -4,7 +4,7 @@
 2. A bus that hangs up during authentication made `connect` spin for ever: an error here.
 3. `typing.no_type_check_decorator` is gone in Python 3.15: the library gets its own.
 4. A method did not learn its caller: `Method.do` gets a `Caller`.
-5. An exception reached the caller with its stack: `_answer` tells code, sentence and hint.
+5. An exception reached the caller with its stack: `_answer` tells code and sentence.
 6. A cancelled method never answered: it answers `org.bascule.Error.Cancelled`.
 7. Descriptors leak when they are negotiated: they are not.
 8. Decorated methods give None: interfaces are tables of plain functions here.
@@ -73,7 +73,6 @@ ANSWERS_MAX: Final = 64  # method calls that are being answered at the same time
 BUS: Final = "org.freedesktop.DBus"
 BUS_PATH: Final = "/org/freedesktop/DBus"
 ERROR_PREFIX: Final = "org.bascule.Error."
-DEFAULT_SYSTEM_ADDRESS: Final = "unix:path=/run/dbus/system_bus_socket"
 _LIBRARY: Final = str(Path(dbus_next.service.__file__).parent)
 
 Arguments: TypeAlias = Mapping[str, str]  # name to D-Bus signature, in order
@@ -136,10 +135,9 @@ def error_name(code: str) -> str:
 
 
 def words_by_code(error: AnyRoomError) -> ErrorWords:
-    """Tell an error by its code; code, hint and exit status follow the sentence in the body."""
+    """Tell an error by its code, with its sentence alone: gdbus shows no other body."""
     reply = reply_of(error)
-    body: list[object] = [reply.sentence, reply.code, reply.hint, reply.status]
-    return error_name(reply.code), "sssi", body
+    return error_name(reply.code), "s", [reply.sentence]
 
 
 def plain(value: object) -> object:
@@ -439,8 +437,8 @@ def _error(message: Message, words: ErrorWords) -> Message:
 
 def _values(reply: Message) -> list[Any]:
     if reply.message_type is MessageType.ERROR:
-        sentence, *details = [*reply.body, ""] if not reply.body else reply.body
-        raise CallFailedError(str(reply.error_name), str(sentence), tuple(details))
+        sentence = reply.body[0] if reply.body else ""
+        raise CallFailedError(str(reply.error_name), str(sentence))
     return list(reply.body)
 
 

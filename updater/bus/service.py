@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 import time
 from typing import Final
 
 from updater.bus.errors import BusError, BusLostError
-from updater.bus.library import DEFAULT_SYSTEM_ADDRESS, open_bus
+from updater.bus.library import open_bus
 from updater.bus.session import Place, Session
 
 log = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ class BusService:
 
     Args:
         place: what is offered there.
-        address: a D-Bus address, or "system".
+        address: a D-Bus address.
         retry_secs: between two tries while there is no bus.
 
     Attributes:
@@ -40,7 +39,7 @@ class BusService:
 
     def __init__(self, place: Place, address: str, *, retry_secs: float = RETRY_SECS) -> None:
         self._place = place
-        self._address = resolved(address)
+        self._address = address
         self._retry_secs = retry_secs
         self._closing = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -128,10 +127,3 @@ class BusService:
         log.error("bus lost why=%s", why)
         self.lost = BusLostError(why)
         self._place.node.stop.set()
-
-
-def resolved(address: str) -> str:
-    """Return a D-Bus address; "system" is that of the system bus."""
-    if address != "system":
-        return address
-    return os.environ.get("DBUS_SYSTEM_BUS_ADDRESS") or DEFAULT_SYSTEM_ADDRESS

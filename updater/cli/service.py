@@ -36,7 +36,9 @@ def daemon(shared: Shared) -> None:
 
 def _bus(shared: Shared, node: Node) -> Callable[[Callable[[], None]], BusService] | None:
     """Return what makes the service's place on the bus; nothing is loaded where there is none."""
-    address = node.settings.bus_address
+    from updater.bus.address import bus_address
+
+    address = bus_address(node.settings)
     if not address:
         return None
     from updater.bus.service import BusService

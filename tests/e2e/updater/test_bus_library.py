@@ -37,8 +37,8 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def bus(tmp_path: Path) -> Iterator[MessageBus]:
-    with MessageBus(tmp_path / "bus") as made:
+def bus() -> Iterator[MessageBus]:
+    with MessageBus() as made:
         yield made
 
 
@@ -196,7 +196,7 @@ def test_a_method_learns_its_caller_though_calls_interleave(bus: MessageBus) -> 
     run(bus, scene)
 
 
-def test_a_refusal_is_told_by_code_sentence_hint_and_status(bus: MessageBus) -> None:
+def test_a_refusal_is_told_by_its_code_and_sentence(bus: MessageBus) -> None:
     async def scene(_service: Service, _ours: Bus, theirs: Bus) -> CallFailedError:
         with pytest.raises(CallFailedError) as raised:
             await theirs.call(NAME, PATH, "Refuse")
@@ -205,7 +205,6 @@ def test_a_refusal_is_told_by_code_sentence_hint_and_status(bus: MessageBus) -> 
     error = run(bus, scene)
     assert error.name == "org.bascule.Error.NotAuthorized"
     assert str(error) == "user 7 may not"
-    assert error.details == ("not-authorized", NotAuthorizedError.hint, 3)
 
 
 @pytest.mark.parametrize("member", ["Break", "Lie"])
@@ -219,8 +218,8 @@ def test_an_unexpected_error_is_logged_here_and_its_stack_told_to_nobody(
 
     error = run(bus, scene)
     assert error.name == "org.bascule.Error.Internal"
-    assert "secret" not in f"{error}{error.details}"
-    assert "Traceback" not in f"{error}{error.details}"
+    assert "secret" not in str(error)
+    assert "Traceback" not in str(error)
     assert [record.message for record in caplog.records if record.exc_info] == [
         f"call failed member={member}"
     ]
