@@ -33,6 +33,9 @@ from updater.service_line import service_line
 from updater.steering import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from updater.bus.service import BusService
     from updater.metrics_file import MetricsFile
     from updater.node import Node
 
@@ -71,6 +74,7 @@ class Daemon:
     Args:
         node: the collaborators; its `stop` ends the loop.
         worker: the command that takes one heavy step; None to take it in this process.
+        bus: makes what is on the bus, given what to call after a verb; None for no bus.
         notifier: the way to systemd; None when it did not start us.
         watchdog: what every part of the service beats; None when nobody watches.
     """
@@ -80,10 +84,13 @@ class Daemon:
         node: Node,
         worker: Sequence[str] | None = None,
         *,
+        bus: Callable[[Callable[[], None]], BusService] | None = None,
         notifier: Notifier | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self._node = node
+        self._woken = threading.Event()
+        self._bus = bus(self._woken.set) if bus is not None else None
         self._worker = worker
         self._notifier = notifier or Notifier("")
         self._watchdog = watchdog or Watchdog(
@@ -96,12 +103,19 @@ class Daemon:
         self._errors = 0
 
     def run(self) -> None:
-        """Run until `stop` is set or a signal sets it."""
+        """Run until `stop` is set or a signal sets it.
+
+        Raises:
+            BusLostError: the bus went away while we were on it.
+        """
         log.info("service begins state-folder=%s", self._node.store.folder)
         if self._node.settings.trust.mode == "payload-key":
             log.warning("trust is weakened code=payload-key-mode why=%s", WEAKENED)
         self._watchdog.expect(LOOP)
         self._node.beat = self._beat
+        threading.Thread(target=self._wake_to_stop, name="stop", daemon=True).start()
+        if self._bus is not None:
+            self._bus.start()
         if self._reporter is not None:
             self._reporter.start()
         try:
@@ -109,10 +123,19 @@ class Daemon:
                 self._round()
         finally:
             self._notifier.stopping()
+            if self._bus is not None:
+                self._bus.close()
             self._give_try_back()
             if self._reporter is not None:
                 self._reporter.close(REPORT_FAREWELL_SECS)
             log.info("service ends")
+        if self._bus is not None and self._bus.lost is not None:
+            raise self._bus.lost
+
+    def _wake_to_stop(self) -> None:
+        """Let whoever sets `stop` end a pause too."""
+        self._node.stop.wait()
+        self._woken.set()
 
     def listen_to_signals(self) -> None:
         """End the loop on SIGTERM and SIGINT, after what is flushed is noted."""
@@ -145,7 +168,7 @@ class Daemon:
             if self._reporter is not None:
                 self._reporter.wake()
             self._show_metrics()
-            self._node.stop.wait(pause)
+            self._pause(pause)
             return
         self._errors = 0
 
@@ -204,7 +227,12 @@ class Daemon:
             self._node.permits().wait(limit)
         else:
             _trim_memory()
-            self._node.stop.wait(pause)
+            self._pause(pause)
+
+    def _pause(self, secs: float) -> None:
+        """Wait, until a verb or a stop ends it."""
+        self._woken.wait(secs)
+        self._woken.clear()
 
     def _give_try_back(self) -> None:
         """A person's shutdown during a trial is no failed boot."""

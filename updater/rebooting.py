@@ -324,12 +324,25 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
     return memory
 
 
-def _cancel(node: Node, memory: NodeState) -> NodeState:
+def reset(node: Node, memory: NodeState) -> NodeState:
+    """Take an armed update back without refusing its version; nothing when nothing is armed.
+
+    Raises:
+        IllegalTransitionError: something is under way that must end first.
+    """
+    if memory.state in {State.IDLE, State.TRIAL}:
+        return memory
+    if memory.state is not State.ARMED:
+        raise IllegalTransitionError(f"no reset while the node is {memory.state.value}")
+    return _cancel(node, memory, denies=False)
+
+
+def _cancel(node: Node, memory: NodeState, *, denies: bool = True) -> NodeState:
     """Take an update back that has not been booted."""
     update = memory.update
     if update is not None:
         node.store.remember(node.clock(), "cancelled", version=update.version)
-        if not update.rollback and update.version:
+        if denies and not update.rollback and update.version:
             _deny(node, update.version, f"a person took version {update.version} back")
         if update.origin == "offered":  # a plain server waits for its end, and offers nothing else
             node.report(_cancelled(node, update))

@@ -133,6 +133,16 @@ class PermitSettings(_Section, frozen=True):
     insecure: bool = False
 
 
+class BusSettings(_Section, frozen=True):
+    """`[bus]`: how programs talk to the service."""
+
+    # Empty: "system" for a real machine, "none" for a model.
+    address: Annotated[
+        str, msgspec.Meta(pattern=r"^(|system|none|unix:(path|abstract)=[^,;\s]{1,200})\Z")
+    ] = ""
+    compatible: bool = True
+
+
 class CheckSettings(_Section, frozen=True):
     """`[[health.checks]]`: one command that must end with status 0."""
 
@@ -167,6 +177,7 @@ class Settings(_Section, frozen=True):
     reboot: RebootSettings = RebootSettings()
     permit: PermitSettings = PermitSettings()
     health: HealthSettings = HealthSettings()
+    bus: BusSettings = BusSettings()
     metrics: MetricsSettings = MetricsSettings()
 
 

@@ -130,14 +130,23 @@ def perform(node: Node, name: str, options: Mapping[str, object], *, by: str) ->
         VerbOptionsError: there is no such verb, or it does not take these options.
         AnyRoomError: it was refused or failed.
     """
+    checked = checked_options(name, options)
+    return VERBS[name].do(node, checked, by)
+
+
+def checked_options(name: str, options: Mapping[str, object]) -> _Options:
+    """Return the options of the verb `name` as its options class, for whoever only passes it on.
+
+    Raises:
+        VerbOptionsError: there is no such verb, or it does not take these options.
+    """
     verb = VERBS.get(name)
     if verb is None:
         raise VerbOptionsError(f"there is no verb {name!r}")
     try:
-        checked = msgspec.convert(dict(options), verb.options)
+        return msgspec.convert(dict(options), verb.options)
     except msgspec.ValidationError as error:
         raise VerbOptionsError(f"{name}: {error}") from error
-    return verb.do(node, checked, by)
 
 
 def _status(node: Node, _: NoOptions, _by: str) -> Facts:
@@ -257,6 +266,15 @@ def _rollback(node: Node, _: NoOptions, _by: str) -> Facts:
     return _armed(memory)
 
 
+def _reset(node: Node, _: NoOptions, _by: str) -> Facts:
+    """What update_engine's users know as resetting its status; `rollback` refuses the version."""
+    from updater import rebooting
+
+    with node.locked(patience_secs=PATIENCE_SECS) as memory:
+        memory = rebooting.reset(node, memory)
+    return _armed(memory)
+
+
 def _confirm(node: Node, _: NoOptions, _by: str) -> Facts:
     from updater import rebooting
 
@@ -339,6 +357,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "update": Verb(do=_update, options=UpdateOptions, right="update", heavy=True),
         "reboot": Verb(do=_reboot, options=RebootOptions, right="reboot", heavy=True),
         "rollback": Verb(do=_rollback, right="update"),
+        "reset": Verb(do=_reset, right="update"),
         "confirm": Verb(do=_confirm, right="update"),
         "hold": Verb(do=_hold, options=HoldOptions, right="hold"),
         "unhold": Verb(do=_unhold, right="hold"),
