@@ -42,7 +42,7 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "A plain server waits for an install that this node remembers nothing of; it was told."
         ),
         "payload-key-mode": Condition(
-            "Payloads are trusted by their own signature alone; no signed channel protects the node.",
+            "Payloads are trusted by their own signature alone; no signed channel decides.",
             "`trust.mode` in the settings; see docs/signing-and-keys.md.",
         ),
         "checked": Condition("A check ended without a word of its own."),
