@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,7 @@ from updater.service_line import service_line
 from updater.steering import Reporter
 
 if TYPE_CHECKING:
+    from updater.metrics_file import MetricsFile
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ ERROR_PAUSE_MAX_SECS: Final = 60.0
 REPORT_PAUSE_SECS: Final = 30.0
 REPORT_FAREWELL_SECS: Final = 2.0
 WORKER_LOOK_SECS: Final = 0.1
+BUSY_LOOK_SECS: Final = 5.0  # between two looks at the metrics while a worker is busy
 LOOKS_PER_STATUS: Final = 20  # a person sees progress move every two seconds
 WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory says
 PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
@@ -89,6 +92,7 @@ class Daemon:
         self._is_ready = False
         self._engine = Engine(node=node)
         self._reporter = self._make_reporter()
+        self._metrics = self._make_metrics()
         self._errors = 0
 
     def run(self) -> None:
@@ -128,6 +132,7 @@ class Daemon:
                 self._work(wait)
                 wait = None
             self._wake_reporter()
+            self._show_metrics()
             if wait is not None:
                 self._rest(wait)
         except DownloadStoppedError:
@@ -139,6 +144,7 @@ class Daemon:
             log.warning("step failed code=%s why=%s pause=%.0f", code, error, pause)
             if self._reporter is not None:
                 self._reporter.wake()
+            self._show_metrics()
             self._node.stop.wait(pause)
             return
         self._errors = 0
@@ -174,6 +180,7 @@ class Daemon:
             for look in itertools.count():
                 if process.poll() is not None:
                     break
+                self._show_metrics(busy=True)
                 if self._node.stop.wait(WORKER_LOOK_SECS):
                     process.terminate()
                     break
@@ -211,6 +218,19 @@ class Daemon:
     def _wake_reporter(self) -> None:
         if self._reporter is not None and self._node.store.read_reports():
             self._reporter.wake()
+
+    def _show_metrics(self, *, busy: bool = False) -> None:
+        if self._metrics is not None:
+            self._metrics.look(pause_secs=BUSY_LOOK_SECS if busy else 0.0)
+
+    def _make_metrics(self) -> MetricsFile | None:
+        """Return what writes the metrics; it is loaded only where somebody reads them."""
+        textfile = self._node.settings.metrics.textfile
+        if not textfile:
+            return None
+        from updater.metrics_file import MetricsFile
+
+        return MetricsFile(Path(textfile), self._node)
 
     def _make_reporter(self) -> Reporter | None:
         node = self._node

@@ -29,6 +29,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 PartReference = Annotated[str, msgspec.Meta(pattern=r"^(PARTLABEL|PARTUUID)=[^\n]{1,72}\Z")]
 
+TextFile = Annotated[str, msgspec.Meta(pattern=r"^(/[^\n]+\.prom)?\Z")]  # what node_exporter reads
+
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the settings: unknown keys are refused."""
@@ -147,6 +149,12 @@ class HealthSettings(_Section, frozen=True):
     interval_secs: Seconds = 5
 
 
+class MetricsSettings(_Section, frozen=True):
+    """`[metrics]`: facts for Prometheus, as a file that node_exporter reads."""
+
+    textfile: TextFile = ""
+
+
 class Settings(_Section, frozen=True):
     """All settings of one node, merged and checked."""
 
@@ -159,6 +167,7 @@ class Settings(_Section, frozen=True):
     reboot: RebootSettings = RebootSettings()
     permit: PermitSettings = PermitSettings()
     health: HealthSettings = HealthSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
 
 # Lists of tables, `[[written.so]]`.

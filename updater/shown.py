@@ -7,7 +7,7 @@ in docs/json.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from updater.gates import first_closed
@@ -231,14 +231,23 @@ def _pinned(node: Node) -> str | None:
     return pin.version if pin else None
 
 
-def _next_check(node: Node, memory: NodeState) -> str | None:
+def due_check(node: Node, memory: NodeState) -> datetime | None:
+    """Return when the next check is due, None when none is made by itself.
+
+    Raises:
+        MachineError: the present boot cannot be told.
+    """
     if memory.next_check is not None:
-        return memory.next_check.isoformat(timespec="seconds")
+        return memory.next_check
     if not node.settings.updates.automatic:
         return None
     first = first_check(node.settings.server, node.boot().boot_id)
-    due = node.clock() + max(first - node.machine.uptime(), timedelta())
-    return due.isoformat(timespec="seconds")
+    return node.clock() + max(first - node.machine.uptime(), timedelta())
+
+
+def _next_check(node: Node, memory: NodeState) -> str | None:
+    due = due_check(node, memory)
+    return due.isoformat(timespec="seconds") if due is not None else None
 
 
 def _failure(failure: Failure | None) -> Facts | None:

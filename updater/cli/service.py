@@ -76,8 +76,17 @@ def verb(shared: Shared, name: str, options: str, by: str) -> None:
     try:
         node = shared.node()
         stop_on_signal(node.stop)
-        facts = perform(node, name, msgspec.json.decode(options, type=dict[str, object]), by=by)
+        facts = perform(node, name, _options(name, options), by=by)
         reply = Reply(facts=msgspec.Raw(msgspec.json.encode(facts)))
     except ROOM_ERRORS as error:
         reply = reply_of(error)
     click.echo(msgspec.json.encode(reply))
+
+
+def _options(name: str, text: str) -> dict[str, object]:
+    from updater.verbs import VerbOptionsError
+
+    try:
+        return msgspec.json.decode(text, type=dict[str, object])
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise VerbOptionsError(f"{name}: the options are no JSON object: {error}") from error
