@@ -33,8 +33,8 @@ def check(shared: Shared, *, as_json: bool) -> None:
 @click.option(
     "--payload",
     default="",
-    metavar="FILE|URL",
-    help="Install this payload, signed by a key of trust.payload_keys, and ask no server.",
+    metavar="PLACE",
+    help="Install this file or URL, signed by a key of trust.payload_keys; ask no server.",
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_shared
