@@ -136,15 +136,13 @@ class Gathered:
                 f"an operation {self._operation.kind.name} reads {size} bytes at byte {offset}"
                 f" of a source of {self.size}"
             )
-        number = bisect_right(self._starts, offset) - 1
-        if size and offset + size <= self._starts[number + 1]:  # all but a few reads of a patch
-            return self._read_extent(number, offset - self._starts[number], size)
         pieces: list[bytes] = []
+        number = bisect_right(self._starts, offset) - 1
         while size:
             length = min(size, self._starts[number + 1] - offset)
             pieces.append(self._read_extent(number, offset - self._starts[number], length))
             offset, size, number = offset + length, size - length, number + 1
-        return b"".join(pieces)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _read_extent(self, number: int, offset: int, size: int) -> bytes:
         start = self._operation.src_extents[number].start_block
