@@ -54,14 +54,14 @@ coverage: setup tools
 proto: setup ## regenerate the protobuf module
 	$(BIN)/python -m images.proto.generate
 
-papers: man completions ## man pages and completions into build/, docs/errors.md afresh
+papers: man completions ## manual pages, completions, and docs/errors.md afresh
 	$(BIN)/python -m papers errors docs/errors.md
 
-man: setup ## manual pages, into build/man or DESTDIR/usr/share/man
-	$(BIN)/python -m papers man $(if $(DESTDIR),$(DESTDIR)/usr/share/man,build/man)
+man: setup ## manual pages, into build/share for `make install`
+	$(BIN)/python -m papers man build/share/man
 
-completions: setup ## for bash, zsh and fish, into build/completions or DESTDIR/usr/share
-	$(BIN)/python -m papers completions $(if $(DESTDIR),$(DESTDIR)/usr/share,build/completions)
+completions: setup ## for bash, zsh and fish, into build/share for `make install`
+	$(BIN)/python -m papers completions build/share
 
 install: ## a node's files below DESTDIR=; NODE_PYTHON= is the image's interpreter
 	sh updater/system/install "$(DESTDIR)" "$(NODE_PYTHON)"

@@ -55,6 +55,11 @@ ANSWERS: Final[Mapping[str, conditions.Condition]] = {
     "stop-unavailable": conditions.Condition(
         "A version that may not be jumped over has no release.", "Publish that version."
     ),
+    "stop-between": conditions.Condition(
+        "A following server that reads one manifest would jump over a version that may not be"
+        " jumped over.",
+        "Let it take that version first.",
+    ),
     "not-before": conditions.Condition("The channel is in force later."),
     "payload-unsuitable": conditions.Condition(
         "The client cannot read the payloads that there are.",

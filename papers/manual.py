@@ -121,9 +121,9 @@ def commands(
 def exit_statuses(document: str) -> Mapping[str, str]:
     """Return what the table "Commands" of docs/operating-a-node.md says of each command."""
     found: dict[str, str] = {}
-    for line in document.splitlines():
+    for line in document.partition("\n## Commands\n")[2].partition("\n## ")[0].splitlines():
         cells = [cell.strip() for cell in line.strip("|").split(" | ")]
-        if len(cells) != 3 or not cells[0].startswith("`bascule"):
+        if len(cells) != 3 or not cells[0].startswith("`bascule "):
             continue
         for typed in re.findall(r"`([^`]+)`", cells[0]):
             words = [word for word in typed.split() if re.fullmatch(r"[a-z-]+", word)]

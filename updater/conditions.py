@@ -37,6 +37,14 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "`updates.automatic` is false: nobody checks by itself.", "`bascule update` makes one."
         ),
         "offered": Condition("The last check found a version to install."),
+        "given": Condition("A person gave a payload to install; no server was asked."),
+        "install-lost": Condition(
+            "A plain server waits for an install that this node remembers nothing of; it was told."
+        ),
+        "payload-key-mode": Condition(
+            "Payloads are trusted by their own signature alone; no signed channel guards the node.",
+            "`trust.mode` in the settings; see docs/signing-and-keys.md.",
+        ),
         "checked": Condition("A check ended without a word of its own."),
         "install-retry": Condition(
             "The last attempt to install failed and is resumed by itself.",
@@ -77,7 +85,26 @@ GATES: Final[Mapping[str, Condition]] = MappingProxyType(
     {
         "held": Condition("A person holds the node.", "`bascule unhold` ends it."),
         "not-held": Condition("Nobody holds the node."),
+        "pin": Condition("No pin is in the way of what is armed."),
+        "pinned": Condition(
+            "The node is pinned to another version than the one that is armed or wanted.",
+            "`bascule unpin`, or pin the version that is wanted.",
+        ),
         "rollout": Condition("No rollout is stopped."),
+        "window-open": Condition("A reboot window is open."),
+        "window-closed": Condition(
+            "No reboot window is open.",
+            "Wait for the next one; `bascule reboot --now` does not wait.",
+        ),
+        "not-inhibited": Condition("Nobody asked that the machine stay up."),
+        "inhibited": Condition(
+            "Somebody asked that the machine stay up.",
+            "`systemd-inhibit --list`; `bascule reboot --now` does not wait.",
+        ),
+        "inhibitors-unknown": Condition(
+            "logind does not say who asked that the machine stay up.",
+            "`loginctl` must answer; `bascule reboot --now` does not wait.",
+        ),
         "reboot-automatic": Condition("`updates.reboot` is automatic."),
         "reboot-manual": Condition("Reboots are manual here.", "Order one: `bascule reboot`."),
         "reboot-ordered": Condition("A person ordered the reboot."),

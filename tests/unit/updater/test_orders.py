@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from images.release import tuf_payload_path
+from tests.sim.director import Director
 from tests.sim.lives import due_now, let_time_pass, memory_of
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
@@ -225,6 +226,21 @@ class TestPin:
         assert node.store.read_state().last_check_code == "nothing-newer"
         assert node.store.read_state().update is None
         assert offered.payloads.sent == 0
+
+    def test_it_takes_the_pinned_version_though_the_server_offers_another(
+        self, offered: World
+    ) -> None:
+        with Director(offer="3.0.0") as director:
+            offered.write_settings(first_check_secs=f"0.001\n{director.setting}")
+            node = offered.node()
+            say(node, "hold")
+            say(node, "pin", version="2.0.0")
+            due_now(offered)
+            run_until(Engine(node=node), HELD)
+            assert director.checks
+        update = node.store.read_state().update
+        assert update is not None
+        assert update.version == "2.0.0"
 
     def test_what_the_channel_forbids_is_refused(self, offered: World) -> None:
         node = offered.node()

@@ -189,6 +189,7 @@ class TestConditions:
         assert rows(facts, "reboot") == {
             "nothing-armed": False,
             "not-held": True,
+            "not-inhibited": True,
             "pin": True,
             "rollout": True,
             "reboot-automatic": True,
