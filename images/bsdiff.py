@@ -25,6 +25,7 @@ PIECE_SIZE: Final = 64 * 1024  # bytes added, or taken from a stream, at once
 WORK_BYTES: Final = 12 * 1024 * 1024
 _IDLE_STEPS_MAX: Final = 1024  # control entries beyond one an output byte: they make nothing
 _SIGN: Final = 1 << 63
+_ENTRY: Final = struct.Struct("<QQQ")
 
 
 def apply_patch(patch: bytes | memoryview, source: Gathered, output: memoryview) -> None:
@@ -43,15 +44,17 @@ def apply_patch(patch: bytes | memoryview, source: Gathered, output: memoryview)
     made = position = 0
     steps_left = len(output) + _IDLE_STEPS_MAX
     while made < len(output):
-        add, copy, seek = (_number(control.read(8)) for _ in range(3))
+        add, copy, seek = map(_signed, _ENTRY.unpack(control.read(_ENTRY.size)))
         if add < 0 or copy < 0 or add + copy > len(output) - made:
             raise OperationOutputError(
                 f"a patch adds {add} and copies {copy} bytes where {len(output) - made} are missing"
             )
         if not steps_left:
             raise OperationOutputError("a patch has more control entries than bytes to make")
-        _add(source, position, diff, output[made : made + add])
-        _copy(extra, output[made + add : made + add + copy])
+        if add:
+            _add(source, position, diff, output[made : made + add])
+        if copy:
+            _copy(extra, output[made + add : made + add + copy])
         made += add + copy
         position += add + seek
         steps_left -= 1
@@ -108,7 +111,7 @@ def _streams(patch: memoryview, output_size: int) -> tuple[_Stream, _Stream, _St
         raise OperationUnsupportedError("a patch is of the container BSDF2, we read BSDIFF40")
     if magic != MAGIC or len(patch) < HEADER_SIZE:
         raise OperationOutputError(f"a patch of {len(patch)} bytes begins with {magic!r}")
-    control, diff, new = (_number(patch[start : start + 8]) for start in (8, 16, 24))
+    control, diff, new = map(_signed, _ENTRY.unpack(patch[len(MAGIC) : HEADER_SIZE]))
     if control < 0 or diff < 0 or HEADER_SIZE + control + diff > len(patch):
         raise OperationOutputError(
             f"a patch of {len(patch)} bytes names streams of {control} and {diff}"
@@ -124,9 +127,8 @@ def _streams(patch: memoryview, output_size: int) -> tuple[_Stream, _Stream, _St
     )
 
 
-def _number(data: bytes | memoryview) -> int:
-    """Return a number of eight bytes: little-endian, the highest bit is the sign."""
-    value = int.from_bytes(data, "little")
+def _signed(value: int) -> int:
+    """Return a number whose highest of 64 bits is the sign, the others its size."""
     return _SIGN - value if value & _SIGN else value
 
 

@@ -107,7 +107,7 @@ def keygen(name: Path, kind: str, bits: str) -> None:
 
 
 @cli.command(
-    epilog="Examples: bascule-image build --partition usr=v2.ext4 --output v2.crau"
+    epilog="Example: bascule-image build --partition usr=v2.ext4 --output v2.crau"
     " --key release.key.pem  |  bascule-image build --format 1 --partition usr=v2.btrfs"
     " --partition kernel=vmlinuz --output update.crau --key release.key.pem"
 )

@@ -371,3 +371,36 @@ def test_an_image_that_grows_reads_zeros_past_its_old_end(tmp_path: Path) -> Non
 def test_an_image_that_shrinks_is_cut(tmp_path: Path) -> None:
     new = OLD[15 * BLOCK :] + OLD[BLOCK : 2 * BLOCK]
     assert applied(in_place(new, move(extents((15, 1)), extents((0, 1)))), tmp_path) == new
+
+
+def test_a_kernel_of_odd_size_is_patched_beside_the_image(tmp_path: Path) -> None:
+    old, new = OLD[:5000], OLD[:4990] + TEXT[:4011]
+    blob = bsdiff4.diff(old, new)
+    manifest = pb.DeltaArchiveManifest(block_size=BLOCK)
+    manifest.partition_operations.append(move(extents((0, 1)), extents((1, 1))))
+    image_after = OLD[:BLOCK] * 2 + OLD[2 * BLOCK :]
+    kernel = manifest.procedures.add(type=pb.InstallProcedure.KERNEL)
+    operation = bsdiff(blob, extents((0, 2)), (len(old), len(new)))
+    operation.ClearField("dst_extents")
+    operation.dst_extents.add(start_block=0, num_blocks=3)
+    kernel.operations.append(operation)
+    for info, data in (
+        (manifest.old_partition_info, OLD),
+        (manifest.new_partition_info, image_after),
+        (kernel.old_info, old),
+        (kernel.new_info, new),
+    ):
+        info.size, info.hash = len(data), hashlib.sha256(data).digest()
+    names = ("usr", "kernel")
+    for name, data in zip(names, (OLD, old), strict=True):
+        (tmp_path / f"{name}.old").write_bytes(data)
+    (tmp_path / "payload").write_bytes(format_1(manifest, blob))
+
+    apply_file(
+        tmp_path / "payload",
+        {name: tmp_path / f"{name}.new" for name in names},
+        sources={name: tmp_path / f"{name}.old" for name in names},
+    )
+
+    assert (tmp_path / "usr.new").read_bytes() == image_after
+    assert (tmp_path / "kernel.new").read_bytes() == new

@@ -264,3 +264,51 @@ def test_without_a_command_the_help_is_shown(capsys: Capture) -> None:
 def test_commands_of_other_rooms_are_found_and_unknown_ones_not(capsys: Capture) -> None:
     assert run(["disk", "--help"]) == 0
     assert "disk" in capsys.readouterr().out
+
+
+def test_keys_of_both_types_sign_one_payload(tmp_path: Path) -> None:
+    (tmp_path / "usr.img").write_bytes(bytes(8192))
+    for name, kind in (("a", "rsa"), ("b", "ec")):
+        assert run(["keygen", str(tmp_path / name), "--type", kind]) == 0
+    keys = [f"--key={tmp_path / name}.key.pem" for name in ("a", "b")]
+    payload = str(tmp_path / "v.crau")
+
+    assert (
+        run(["build", "--partition", f"usr={tmp_path / 'usr.img'}", "--output", payload, *keys])
+        == 0
+    )
+    for name in ("a", "b"):
+        assert run(["verify", payload, "--public-key", f"{tmp_path / name}.pub.pem"]) == 0
+
+
+def test_format_1_is_built_verified_and_applied(tmp_path: Path, capsys: Capture) -> None:
+    usr, kernel = tmp_path / "usr.img", tmp_path / "vmlinuz"
+    usr.write_bytes(b"u" * 8192)
+    kernel.write_bytes(b"k" * 5001)
+    assert run(["keygen", str(tmp_path / "k")]) == 0
+    payload = str(tmp_path / "v.crau")
+    build = ["build", "--format", "1", "--partition", f"usr={usr}", "--partition",
+             f"kernel={kernel}", "--output", payload]  # fmt: skip
+
+    assert run([*build, "--compat", "--key", f"{tmp_path / 'k'}.key.pem"]) == 0
+    capsys.readouterr()
+    assert run(["inspect", payload, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    outputs = ["--output", f"usr={tmp_path / 'u'}", "--output", f"kernel={tmp_path / 'v'}"]
+    assert run(["apply", payload, *outputs, "--public-key", f"{tmp_path / 'k'}.pub.pem"]) == 0
+
+    assert (facts["format"], [part["name"] for part in facts["parts"]]) == (1, ["usr", "kernel"])
+    assert (tmp_path / "u").read_bytes() == usr.read_bytes()
+    assert (tmp_path / "v").read_bytes() == kernel.read_bytes()
+
+
+def test_an_elliptic_key_is_refused_for_format_1(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "usr.img").write_bytes(bytes(8192))
+    run(["keygen", str(tmp_path / "k"), "--type", "ec"])
+    capsys.readouterr()
+    build = ["build", "--format", "1", "--partition", f"usr={tmp_path / 'usr.img'}", "--output",
+             str(tmp_path / "v"), "--key", f"{tmp_path / 'k'}.key.pem"]  # fmt: skip
+
+    assert run(build) == 1
+    assert error_of(capsys)[2] == "key-unsuitable"
+    assert not (tmp_path / "v").exists()
