@@ -319,9 +319,9 @@ def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bo
 
 
 def _check_allowed(channel: ChannelDocument, armed: Update) -> None:
-    """What the channel armed it may forbid; of what a person gave it must say so by name."""
+    """What a server steered to must be allowed; what a person gave is forbidden by name alone."""
     version = armed.version
-    missing = armed.origin == "channel" and version not in channel.allowed
+    missing = armed.origin != "given" and version not in channel.allowed
     if version in channel.withdrawn or missing:
         raise ArmedWithdrawnError(
             f"version {version} is armed, and channel {channel.channel} serial {channel.serial} "

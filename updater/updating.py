@@ -196,15 +196,17 @@ def _still_wanted(
     update = _update_of(memory)
     if found is not None:
         return memory, found
-    if update.origin != "channel":
+    if _vouches_for_itself(node, update):
         return memory, given.again(node, update)
     version = update.version if update.pinned else ""
     found = look(node, memory, by_person=by_person, forced=update.forced, version=version)
-    if found.sha256 == update.sha256:
+    if found.sha256 == update.sha256 and update.origin == "channel":
         return memory, found
     fresh = msgspec.structs.replace(
         update,
         forced=update.forced and found.version == update.version,
+        origin=found.origin,
+        places=(),
         version=found.version,
         rollback_index=found.rollback_index,
         target_path=found.path,
@@ -212,6 +214,12 @@ def _still_wanted(
         size=found.size,
     )
     return node.advance(memory, Event.SUPERSEDED, update=fresh), found
+
+
+def _vouches_for_itself(node: Node, update: Update) -> bool:
+    """Tell whether a payload without a release may go on; an offered one only while we follow."""
+    following = node.settings.trust.mode == "payload-key"
+    return update.origin == "given" or (update.origin == "offered" and following)
 
 
 def _plan(node: Node, update: Update, found: Found) -> Plan:

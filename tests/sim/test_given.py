@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +18,13 @@ from tests.sim.world import World, run_until
 from updater import updating
 from updater.download import DownloadStoppedError
 from updater.engine import Engine
-from updater.errors import RefusedError, UpdaterError
+from updater.errors import (
+    EXIT_ARMED,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    RefusedError,
+    UpdaterError,
+)
 from updater.lifecycle import State
 from updater.node import Node
 from updater.pipeline import Pipeline
@@ -104,6 +113,43 @@ class TestWhatIsInstalled:
         give(node, plain_payload(world, "2.0.0"))
 
         assert is_armed(node)
+
+
+class TestTheCommand:
+    def bascule(self, world: World, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "updater.cli", "--config", str(world.config), "--direct"]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(
+            [*command, *words],
+            cwd=world.folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    @pytest.mark.usefixtures("node")
+    def test_takes_a_path_from_where_it_is_typed(self, world: World) -> None:
+        payload = plain_payload(world, "2.0.0")
+        done = self.bascule(world, "update", "--payload", payload.name)
+        assert done.returncode == EXIT_ARMED, done.stderr
+        assert "version 2.0.0 is armed" in done.stdout
+
+    @pytest.mark.usefixtures("node")
+    def test_refuses_with_sentence_hint_and_code(self, world: World) -> None:
+        payload = plain_payload(world, "0.9.0")
+        done = self.bascule(world, "update", "--payload", str(payload))
+        assert done.returncode == EXIT_REFUSED
+        assert done.stderr.splitlines()[-3:] == [
+            "error: the image is version 0.9.0, this node runs 1.0.0",
+            "hint: A person may insist, down to the floor: `bascule update --payload … --force`.",
+            "code: given-not-newer",
+        ]
+
+    @pytest.mark.usefixtures("node")
+    def test_takes_a_payload_or_a_version_and_not_both(self, world: World) -> None:
+        done = self.bascule(world, "update", "--payload", "/x", "--version", "2.0.0")
+        assert done.returncode == EXIT_USAGE
 
 
 class TestWhatIsRefusedBeforeTheFirstByte:

@@ -314,6 +314,45 @@ class TestWhatIsNotWanted:
         assert is_armed(node)
 
 
+class TestAfterTheModeEnds:
+    """A node that follows signed metadata again owes nothing to what a plain server offered."""
+
+    def trust_again(self, world: World) -> Node:
+        world.write_settings()
+        return world.node()
+
+    def test_what_was_armed_must_be_allowed_by_the_channel(
+        self, world: World, node: Node, nebraska: Nebraska
+    ) -> None:
+        publish(world, nebraska, plain_payload(world, "2.0.0"), "2.0.0")
+        look(world, node)
+        assert is_armed(node)
+
+        node = self.trust_again(world)
+        with pytest.raises(ROOM_ERRORS) as caught, node.locked() as memory:
+            Engine(node=node)._check(memory)
+
+        assert getattr(caught.value, "code", "") == "armed-withdrawn"
+        assert not is_armed(node)
+
+    def test_what_was_being_written_is_what_the_channel_names_or_nothing(
+        self, world: World, node: Node, nebraska: Nebraska
+    ) -> None:
+        publish(world, nebraska, plain_payload(world, "2.0.0"), "2.0.0")
+        world.payloads.manners.cut_after = 3 * 1024 * 1024
+        world.payloads.manners.ranges = False
+        look(world, node)
+        assert memory_of(node).state is State.INSTALLING
+        world.payloads.manners.cut_after = None
+
+        node = self.trust_again(world)
+        with node.locked() as memory:
+            Engine(node=node)._install(memory)
+
+        assert memory_of(node).state is State.IDLE
+        assert not is_armed(node)
+
+
 class TestTheSettings:
     def test_the_mode_is_warned_about_at_each_start_and_in_status(
         self, world: World, node: Node, caplog: pytest.LogCaptureFixture
