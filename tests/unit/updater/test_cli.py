@@ -461,7 +461,8 @@ class TestEachVerbSaysInThreeLines:
         self, shared: World, tmp_path: Path, run: Run
     ) -> None:
         config = bent(shared, tmp_path, disk=f'"{shared.disk}"\nboot_control = "lilo"')
-        assert run(config, "status").code == "boot-control"
+        said = run(config, "status")
+        assert (said.status, said.code) == (EXIT_USAGE, "settings-invalid")
 
     def test_that_the_service_cannot_begin(self, shared: World, tmp_path: Path) -> None:
         config = bent(shared, tmp_path, run_folder='"/nowhere"')
