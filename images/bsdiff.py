@@ -11,7 +11,7 @@ import bz2
 import struct
 from typing import Final
 
-from bsdiff4 import core  # type: ignore[import-untyped]  # has neither stubs nor annotations
+from bsdiff4 import core
 
 from images.errors import OperationOutputError, OperationUnsupportedError
 from images.source import Gathered

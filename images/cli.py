@@ -84,7 +84,7 @@ def cli() -> None:
     """Build, sign, inspect, verify and apply the payloads that carry OS images."""
 
 
-@cli.command(epilog="Example: bascule-image keygen release")
+@cli.command(epilog="Example: bascule-image keygen release --type ec")
 @click.argument("name", type=click.Path(path_type=Path))
 @click.option(
     "--type", "kind", type=click.Choice(["rsa", "ec"]), default="rsa", show_default=True,
@@ -107,8 +107,9 @@ def keygen(name: Path, kind: str, bits: str) -> None:
 
 
 @cli.command(
-    epilog="Example: bascule-image build --partition usr=v2.ext4 --output v2.crau"
-    " --key release.key.pem"
+    epilog="Examples: bascule-image build --partition usr=v2.ext4 --output v2.crau"
+    " --key release.key.pem  |  bascule-image build --format 1 --partition usr=v2.btrfs"
+    " --partition kernel=vmlinuz --output update.crau --key release.key.pem"
 )
 @click.option(
     "--partition", "partitions", metavar="NAME=FILE", callback=_named_files, multiple=True,
@@ -238,7 +239,11 @@ def apply(
     keys: Sequence[Path],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Write the images of a payload to files, whole or not at all."""
+    """Write the images of a payload to files, whole or not at all.
+
+    A delta needs its old images (--source), which are only read. Without --public-key every hash is
+    checked, but no signature.
+    """
     from images.apply import apply_file
 
     old = _by_name(sources)

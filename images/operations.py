@@ -123,6 +123,7 @@ def decode(
         raise OperationUnsupportedError(
             f"an operation {operation.kind.name} is not one that we carry out"
         )
+    output: Bytes
     if operation.kind in READS_SOURCE:
         output = _derive(operation, blob, source, block_size)
     else:

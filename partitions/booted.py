@@ -6,15 +6,14 @@ that another name for it, a loop device or a whole-disk path does not slip throu
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from partitions.devices import SYS, DeviceNumber, Place, place_of
+from partitions.devices import SYS, Place, place_of
 from partitions.errors import DeviceOpenError, SlotBootedError
-from partitions.in_use import devices_under
+from partitions.in_use import device_of, devices_under
 from partitions.slots import Region, Slot
 
 SYSTEM_MOUNTS: Final = (Path("/"), Path("/usr"))
@@ -54,11 +53,10 @@ class Booted:
     def of_mounts(cls, mounts: Iterable[Path] = SYSTEM_MOUNTS, *, sys: Path = SYS) -> Self:
         """Find what the given folders are mounted from, through dm-verity and the like.
 
-        File systems with numbers of their own (btrfs, overlay) are not followed; name their
-        partitions by PARTUUID, as the kernel's command line does.
+        Overlays are not followed; name their partitions by PARTUUID, as the kernel's command line
+        does.
         """
-        devices = {path.stat().st_dev for path in mounts if path.exists()}
-        numbers = [DeviceNumber(os.major(device), os.minor(device)) for device in devices]
+        numbers = {device_of(path) for path in mounts if path.exists()}
         under = (device for number in numbers for device in devices_under(number, sys=sys))
         return cls(places=frozenset(device.place for device in under))
 

@@ -6,10 +6,12 @@ holders, and a disk file knows nothing of the loop device that is mounted from i
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from partitions.devices import (
     PROC,
@@ -50,27 +52,71 @@ def refuse_used(place: Place, *, sys: Path = SYS, proc: Path = PROC) -> None:
 def mounted_devices(*, proc: Path = PROC) -> dict[DeviceNumber, str]:
     """Return each device that is mounted or swap, with words about where."""
     uses: dict[DeviceNumber, str] = {}
-    for line in (proc / "self/mountinfo").read_text().splitlines():
-        fields = line.split(" ")
-        words = f"is mounted on {_unescape(fields[4])}"
-        uses.setdefault(parse_number(fields[2]), words)
+    for mount in mounts(proc=proc):
+        words = f"is mounted on {mount.folder}"
+        uses.setdefault(mount.number, words)
         # btrfs shows a number of its own; the source names a device
-        source = fields[fields.index("-") + 2]
-        uses |= _by_node(source, words, uses)
+        uses |= _by_node(mount.source, words, uses)
     swaps = proc / "swaps"
     for line in swaps.read_text().splitlines()[1:] if swaps.exists() else ():
-        uses |= _by_node(line.split()[0], "is swap", uses)
+        uses |= _by_node(_unescape(line.split()[0]), "is swap", uses)
     return uses
 
 
+class Mount(NamedTuple):
+    """A line of mountinfo.
+
+    Attributes:
+        number: the file system's device number; btrfs and overlay have ones of their own.
+        folder: where it is mounted.
+        source: what it is mounted from, for most file systems a device's node.
+    """
+
+    number: DeviceNumber
+    folder: Path
+    source: str
+
+
+def mounts(*, proc: Path = PROC) -> Iterator[Mount]:
+    """Yield what is mounted, the latest last."""
+    for line in (proc / "self/mountinfo").read_text().splitlines():
+        fields = line.split(" ")
+        yield Mount(
+            number=parse_number(fields[2]),
+            folder=Path(_unescape(fields[4])),
+            source=_unescape(fields[fields.index("-") + 2]),
+        )
+
+
+def device_of(path: Path, *, proc: Path = PROC) -> DeviceNumber:
+    """Return the device that a folder's file system is on, btrfs included.
+
+    A file system of several devices is named by one of them; an overlay keeps the number of its
+    own, which leads nowhere.
+    """
+    status = path.stat()
+    number = DeviceNumber(os.major(status.st_dev), os.minor(status.st_dev))
+    if number.major:
+        return number
+    # btrfs gives stat(2) another number than mountinfo, so only the path leads there: to the
+    # innermost mount, and of several on one folder to the last.
+    here = path.resolve()
+    over = [mount for mount in mounts(proc=proc) if here.is_relative_to(mount.folder)]
+    innermost = max(reversed(over), key=lambda mount: len(mount.folder.parts), default=None)
+    return (_number_of(innermost.source) if innermost else None) or number
+
+
 def _by_node(source: str, words: str, known: dict[DeviceNumber, str]) -> dict[DeviceNumber, str]:
-    if not source.startswith("/"):
-        return {}
-    try:
-        number = device_number(Path(_unescape(source)).stat())
-    except OSError:  # the node is gone, or out of our reach: nothing that we could write either
-        return {}
+    number = _number_of(source)
     return {number: known.get(number, words)} if number else {}
+
+
+def _number_of(source: str) -> DeviceNumber | None:
+    """Return the number of a device's node; nothing when it is none, or out of our reach."""
+    try:
+        return device_number(Path(source).stat()) if source.startswith("/") else None
+    except OSError:
+        return None
 
 
 def _unescape(text: str) -> str:

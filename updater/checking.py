@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from updater import ENGINE_VERSION
+from images.version import parse_version
+from updater import ENGINE_VERSION, given
 from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
 from updater.lifecycle import Event, State
+from updater.offers import ServerHoldsError, take_up, tell_of_lost_install
+from updater.plan import Found
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import SERVER_HINT_MAX, next_check
 from updater.state import NodeState, Update
 from updater.steering import Self
 from updater.trust.errors import NothingNewerError
 from updater.trust.holdback import is_held_back, newer_since
-from updater.trust.view import Identity, PayloadTarget, VerifiedRelease
+from updater.trust.view import Identity, PayloadTarget
 
 if TYPE_CHECKING:
     from images.release import ChannelDocument, ImageFacts
@@ -28,16 +30,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-
-class ServerHoldsError(NothingNewerError):
-    """The server has nothing for this node now; its reason is in the sentence."""
-
-    hint = "The server steers the rollout: see the group on its dashboard."
-
-    def __init__(self, sentence: str, *, code: str, poll_secs: int | None) -> None:
-        super().__init__(sentence)
-        self.server_code = code
-        self.poll_secs = poll_secs
+# How a check ended that found something: a code, and a word for people.
+_WORDS: Final = {"channel": "offered", "offered": "offered", "given": "given"}
 
 
 class ArmedWithdrawnError(RefusedError):
@@ -53,25 +47,6 @@ class ArmedAlreadyError(NothingNewerError):
     code = "armed-already"
     hint = "`bascule reboot` starts it."
     exit_status = EXIT_ARMED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A release that this node may install, and where its payload is said to be.
-
-    Attributes:
-        release: verified by TUF and policy.
-        payload: the one to fetch.
-        urls: where to fetch it, best first; not trusted.
-        running: what runs now.
-        poll_secs: when the server wants to be asked again.
-    """
-
-    release: VerifiedRelease
-    payload: PayloadTarget
-    urls: tuple[str, ...]
-    running: ImageFacts
-    poll_secs: int | None = None
 
 
 def look(
@@ -100,6 +75,9 @@ def look(
     """
     running = node.running()
     hint = _ask(node, memory, running, by_person=by_person)
+    if hint is not None and node.settings.trust.mode == "payload-key":
+        tell_of_lost_install(node, memory, hint)
+        return take_up(node, hint, running, forced=forced, version=version)
     view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
     _watch_for_holdback(node, view.channel, running.version)
     on_channel(view.channel)
@@ -120,8 +98,12 @@ def look(
     payload = min(release.payloads, key=lambda target: target.size)
     urls = _urls(node, payload, hint)
     return Found(
-        release=release,
-        payload=payload,
+        version=release.version,
+        rollback_index=release.rollback_index,
+        path=payload.path,
+        sha256=payload.sha256,
+        size=payload.size,
+        facts=payload.facts,
         urls=urls,
         running=running,
         poll_secs=hint.poll_secs if hint else None,
@@ -129,9 +111,23 @@ def look(
 
 
 def check(
-    node: Node, memory: NodeState, *, by_person: bool, forced: bool = False, version: str = ""
+    node: Node,
+    memory: NodeState,
+    *,
+    by_person: bool,
+    forced: bool = False,
+    version: str = "",
+    payload: str = "",
 ) -> tuple[NodeState, Found]:
     """Check, and enter INSTALLING when there is something to install.
+
+    Args:
+        node: the collaborators.
+        memory: the node's memory.
+        by_person: a person asks.
+        forced: a person insists.
+        version: only this one is wanted, empty for any.
+        payload: a path or URL that a person gave: no server is asked, empty to ask.
 
     Raises:
         AnyRoomError: as `look`; the memory then says why and when it asks again.
@@ -143,17 +139,20 @@ def check(
     def still_allowed(channel: ChannelDocument) -> None:
         armed = memory.update if memory.state is State.ARMED else None
         if armed is not None and not armed.rollback:
-            _check_allowed(channel, armed.version)
+            _check_allowed(channel, armed)
 
     try:
-        found = look(
-            node,
-            memory,
-            by_person=by_person,
-            forced=forced,
-            version=version,
-            on_channel=still_allowed,
-        )
+        if payload:
+            found = given.given(node, payload)
+        else:
+            found = look(
+                node,
+                memory,
+                by_person=by_person,
+                forced=forced,
+                version=version,
+                on_channel=still_allowed,
+            )
     except ArmedWithdrawnError as error:
         _take_back(node, node.store.read_state(), error)
         raise
@@ -161,28 +160,55 @@ def check(
         _note(node, node.store.read_state(), error, superseding=superseding)
         raise
     memory = node.store.read_state()
-    armed = memory.update if memory.state is State.ARMED else None
-    if armed is not None and found.release.version == armed.version:
-        message = f"version {found.release.version} is armed already"
-        changes = _schedule(node, memory, failed=False, poll_secs=found.poll_secs)
-        changes |= _outcome(node, ArmedAlreadyError.code, message)
-        node.keep(memory, **changes)
-        raise ArmedAlreadyError(message)
+    if memory.state is State.ARMED:
+        _check_unsettled(node, memory, found, by_person=by_person)
+    memory = _enter(node, memory, found, forced=forced, pinned=bool(version))
+    return memory, found
+
+
+def _enter(node: Node, memory: NodeState, found: Found, *, forced: bool, pinned: bool) -> NodeState:
+    """Enter INSTALLING with what was found."""
+    superseding = memory.state is not State.CHECKING
     if superseding:  # first, so that no cut can boot what the memory no longer names
         memory = withdraw(node, memory)
         node.loader.disarm(node.boot().slot.other)
-    event = Event.SUPERSEDED if superseding else Event.OFFERED
     memory = node.advance(
         memory,
-        event,
-        update=_update(node, found, forced=forced, pinned=bool(version)),
-        **_outcome(node, "offered", f"version {found.release.version} is offered"),
+        Event.SUPERSEDED if superseding else Event.OFFERED,
+        update=_update(node, found, forced=forced, pinned=pinned),
+        **_outcome(node, _WORDS[found.origin], f"{shown(found)} is {_WORDS[found.origin]}"),
         reboot_ordered=False,
         checks_failed=0,
         next_check=None,
     )
-    node.store.remember(node.clock(), "update began", version=found.release.version)
-    return memory, found
+    node.store.remember(node.clock(), "update began", version=found.version, origin=found.origin)
+    return memory
+
+
+def _check_unsettled(node: Node, memory: NodeState, found: Found, *, by_person: bool) -> None:
+    """Refuse to install again what is armed already."""
+    armed = memory.update
+    if armed is None or not _is_settled_by(armed, found, by_person=by_person):
+        return
+    message = f"version {armed.version} is armed already"
+    changes = _schedule(node, memory, failed=False, poll_secs=found.poll_secs)
+    changes |= _outcome(node, ArmedAlreadyError.code, message)
+    node.keep(memory, **changes)
+    raise ArmedAlreadyError(message)
+
+
+def shown(found: Found) -> str:
+    """Name what was found, for people."""
+    return f"version {found.version}" if found.version else f"payload {found.urls[0]}"
+
+
+def _is_settled_by(armed: Update, found: Found, *, by_person: bool) -> bool:
+    """Tell whether what is armed is what was found, or was given by a person and is no older."""
+    if found.version == armed.version:
+        return True
+    if by_person or armed.origin != "given":
+        return False
+    return parse_version(found.version) <= parse_version(armed.version)
 
 
 def withdraw(node: Node, memory: NodeState) -> NodeState:
@@ -260,14 +286,16 @@ def _urls(node: Node, payload: PayloadTarget, hint: Hint | None) -> tuple[str, .
 
 def _update(node: Node, found: Found, *, forced: bool, pinned: bool) -> Update:
     return Update(
-        version=found.release.version,
-        rollback_index=found.release.rollback_index,
+        version=found.version,
+        rollback_index=found.rollback_index,
         previous_version=found.running.version,
         slot=node.boot().slot.other.value,
         began=node.clock(),
-        target_path=found.payload.path,
-        sha256=found.payload.sha256,
-        size=found.payload.size,
+        origin=found.origin,
+        places=() if found.origin == "channel" else found.urls,
+        target_path=found.path,
+        sha256=found.sha256,
+        size=found.size,
         forced=forced,
         pinned=pinned,
     )
@@ -290,8 +318,11 @@ def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bo
     node.advance(memory, event, **changes)
 
 
-def _check_allowed(channel: ChannelDocument, version: str) -> None:
-    if version in channel.withdrawn or version not in channel.allowed:
+def _check_allowed(channel: ChannelDocument, armed: Update) -> None:
+    """What the channel armed it may forbid; of what a person gave it must say so by name."""
+    version = armed.version
+    missing = armed.origin == "channel" and version not in channel.allowed
+    if version in channel.withdrawn or missing:
         raise ArmedWithdrawnError(
             f"version {version} is armed, and channel {channel.channel} serial {channel.serial} "
             "allows it no longer"

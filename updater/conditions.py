@@ -37,6 +37,14 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "`updates.automatic` is false: nobody checks by itself.", "`bascule update` makes one."
         ),
         "offered": Condition("The last check found a version to install."),
+        "given": Condition("A person gave a payload to install; no server was asked."),
+        "install-lost": Condition(
+            "A plain server waits for an install that this node remembers nothing of; it was told."
+        ),
+        "payload-key-mode": Condition(
+            "Payloads are trusted by their own signature alone; no signed channel guards the node.",
+            "`trust.mode` in the settings; see docs/signing-and-keys.md.",
+        ),
         "checked": Condition("A check ended without a word of its own."),
         "install-retry": Condition(
             "The last attempt to install failed and is resumed by itself.",

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Final
 
@@ -32,6 +33,10 @@ from updater.service_line import service_line
 from updater.steering import Reporter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from updater.bus.service import BusService
+    from updater.metrics_file import MetricsFile
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -43,11 +48,16 @@ ERROR_PAUSE_MAX_SECS: Final = 60.0
 REPORT_PAUSE_SECS: Final = 30.0
 REPORT_FAREWELL_SECS: Final = 2.0
 WORKER_LOOK_SECS: Final = 0.1
+BUSY_LOOK_SECS: Final = 5.0  # between two looks at the metrics while a worker is busy
 LOOKS_PER_STATUS: Final = 20  # a person sees progress move every two seconds
 WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory says
 PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 PERMIT_CODES: Final = "permit-"
+WEAKENED: Final = (
+    "trust.mode is payload-key: any newer payload that a key of trust.payload_keys signed is "
+    "installed when the Omaha server says so; no channel, no withdrawal and no expiry protects it"
+)
 LOOP: Final = "loop"  # this loop, as the watchdog knows it
 
 
@@ -64,6 +74,7 @@ class Daemon:
     Args:
         node: the collaborators; its `stop` ends the loop.
         worker: the command that takes one heavy step; None to take it in this process.
+        bus: makes what is on the bus, given what to call after a verb; None for no bus.
         notifier: the way to systemd; None when it did not start us.
         watchdog: what every part of the service beats; None when nobody watches.
     """
@@ -73,10 +84,13 @@ class Daemon:
         node: Node,
         worker: Sequence[str] | None = None,
         *,
+        bus: Callable[[Callable[[], None]], BusService] | None = None,
         notifier: Notifier | None = None,
         watchdog: Watchdog | None = None,
     ) -> None:
         self._node = node
+        self._woken = threading.Event()
+        self._bus = bus(self._woken.set) if bus is not None else None
         self._worker = worker
         self._notifier = notifier or Notifier("")
         self._watchdog = watchdog or Watchdog(
@@ -85,13 +99,23 @@ class Daemon:
         self._is_ready = False
         self._engine = Engine(node=node)
         self._reporter = self._make_reporter()
+        self._metrics = self._make_metrics()
         self._errors = 0
 
     def run(self) -> None:
-        """Run until `stop` is set or a signal sets it."""
+        """Run until `stop` is set or a signal sets it.
+
+        Raises:
+            BusLostError: the bus went away while we were on it.
+        """
         log.info("service begins state-folder=%s", self._node.store.folder)
+        if self._node.settings.trust.mode == "payload-key":
+            log.warning("trust is weakened code=payload-key-mode why=%s", WEAKENED)
         self._watchdog.expect(LOOP)
         self._node.beat = self._beat
+        threading.Thread(target=self._wake_to_stop, name="stop", daemon=True).start()
+        if self._bus is not None:
+            self._bus.start()
         if self._reporter is not None:
             self._reporter.start()
         try:
@@ -99,10 +123,19 @@ class Daemon:
                 self._round()
         finally:
             self._notifier.stopping()
+            if self._bus is not None:
+                self._bus.close()
             self._give_try_back()
             if self._reporter is not None:
                 self._reporter.close(REPORT_FAREWELL_SECS)
             log.info("service ends")
+        if self._bus is not None and self._bus.lost is not None:
+            raise self._bus.lost
+
+    def _wake_to_stop(self) -> None:
+        """Let whoever sets `stop` end a pause too."""
+        self._node.stop.wait()
+        self._woken.set()
 
     def listen_to_signals(self) -> None:
         """End the loop on SIGTERM and SIGINT, after what is flushed is noted."""
@@ -122,6 +155,7 @@ class Daemon:
                 self._work(wait)
                 wait = None
             self._wake_reporter()
+            self._show_metrics()
             if wait is not None:
                 self._rest(wait)
         except DownloadStoppedError:
@@ -133,7 +167,8 @@ class Daemon:
             log.warning("step failed code=%s why=%s pause=%.0f", code, error, pause)
             if self._reporter is not None:
                 self._reporter.wake()
-            self._node.stop.wait(pause)
+            self._show_metrics()
+            self._pause(pause)
             return
         self._errors = 0
 
@@ -168,6 +203,7 @@ class Daemon:
             for look in itertools.count():
                 if process.poll() is not None:
                     break
+                self._show_metrics(busy=True)
                 if self._node.stop.wait(WORKER_LOOK_SECS):
                     process.terminate()
                     break
@@ -191,7 +227,12 @@ class Daemon:
             self._node.permits().wait(limit)
         else:
             _trim_memory()
-            self._node.stop.wait(pause)
+            self._pause(pause)
+
+    def _pause(self, secs: float) -> None:
+        """Wait, until a verb or a stop ends it."""
+        self._woken.wait(secs)
+        self._woken.clear()
 
     def _give_try_back(self) -> None:
         """A person's shutdown during a trial is no failed boot."""
@@ -205,6 +246,19 @@ class Daemon:
     def _wake_reporter(self) -> None:
         if self._reporter is not None and self._node.store.read_reports():
             self._reporter.wake()
+
+    def _show_metrics(self, *, busy: bool = False) -> None:
+        if self._metrics is not None:
+            self._metrics.look(pause_secs=BUSY_LOOK_SECS if busy else 0.0)
+
+    def _make_metrics(self) -> MetricsFile | None:
+        """Return what writes the metrics; it is loaded only where somebody reads them."""
+        textfile = self._node.settings.metrics.textfile
+        if not textfile:
+            return None
+        from updater.metrics_file import MetricsFile
+
+        return MetricsFile(Path(textfile), self._node)
 
     def _make_reporter(self) -> Reporter | None:
         node = self._node

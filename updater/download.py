@@ -74,7 +74,7 @@ class Download:
 
     Args:
         urls: where mirrors keep the payload, best first.
-        size: its signed size in bytes.
+        size: its signed size in bytes; None when nothing signed says so yet: see `learn_size`.
         session: an HTTP session of our own settings, for this download alone.
         patience: when to give up.
         monotonic: a clock in seconds.
@@ -85,7 +85,7 @@ class Download:
         self,
         urls: Sequence[str],
         *,
-        size: int,
+        size: int | None,
         session: requests.Session,
         patience: Patience,
         monotonic: Callable[[], float],
@@ -117,6 +117,23 @@ class Download:
         """The offset of the next byte."""
         return self._position
 
+    def learn_size(self) -> int:
+        """Return the size of the payload, as a mirror says it where nothing signed does.
+
+        Raises:
+            DownloadError: every mirror failed too often, or none says how long it is.
+            DownloadStoppedError: the engine was told to stop.
+        """
+        while self._size is None:
+            self._check_stop()
+            try:
+                self._reply = self._reply or self._open()
+                if self._size is None:
+                    raise _BrokenTransferError("the server does not say how long it is")
+            except _BrokenTransferError as error:
+                self._note_failure(str(error))
+        return self._size
+
     def seek(self, position: int) -> None:
         """Go on at `position`; the transfer under way is used when it is a little ahead of it."""
         ahead = position - self._position
@@ -133,10 +150,11 @@ class Download:
             DownloadError: every mirror failed too often, or the payload ends before.
             DownloadStoppedError: the engine was told to stop.
         """
-        if self._position + size > self._size:
+        known = self.learn_size()
+        if self._position + size > known:
             raise DownloadError(
                 f"bytes {self._position} to {self._position + size} were asked of a payload "
-                f"of {self._size} bytes"
+                f"of {known} bytes"
             )
         pieces: list[bytes] = []
         missing = size
@@ -256,8 +274,12 @@ class Download:
 
     def _check_total(self, total: str) -> None:
         """A wrong total is another file, such as a proxy's page; negative or odd: unknown."""
-        if total.isdecimal() and int(total) != self._size:
-            raise _BrokenTransferError(f"it has {total} bytes there, {self._size} are signed")
+        if not total.isdecimal():
+            return
+        if self._size is None:
+            self._size = int(total)
+        if int(total) != self._size:
+            raise _BrokenTransferError(f"it has {total} bytes there, not {self._size}")
 
     def _check_rate(self, received: int) -> None:
         began, count = self._window

@@ -1,4 +1,4 @@
-"""From signed bytes on a mirror to a verified slot.
+"""From signed bytes to a verified slot.
 
 Types carry the state: `Plan -> WrittenSlot -> VerifiedSlot`; only `verify_slot` makes a
 `VerifiedSlot`, and only that can be armed. How the bytes flow is in `pipeline`; what, when and
@@ -7,21 +7,25 @@ whether is decided elsewhere.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from images.reader import Metadata, read_metadata
+from images.reader import Accept, Metadata, read_metadata
 from partitions.readback import digest_of
 from partitions.writer import RegionWriter
 from updater.errors import RefusedError, UpdaterError
 from updater.pipeline import Pipeline, Shell
+from updater.plan import OwnFacts
+from updater.sources import copy_booted, deltas_of, images_of
 
 if TYPE_CHECKING:
-    from images.release import PayloadFacts
-    from partitions.slots import Slot
-    from updater.download import Download
-    from updater.plan import Plan
+    from images.payload import Manifest
+    from images.release import ImageFacts
+    from partitions.slots import Region, Slot
+    from updater.pipeline import PayloadBytes
+    from updater.plan import Facts, Plan
     from updater.state import Journal
 
 
@@ -55,7 +59,7 @@ class VerifiedSlot:
     rollback_index: int
 
 
-def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -> WrittenSlot:
+def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shell) -> WrittenSlot:
     """Write what the journal does not name as flushed; returns when all of it is durable.
 
     Args:
@@ -66,6 +70,7 @@ def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -
 
     Raises:
         PayloadError: the bytes are not what was signed (code of images).
+        CopyMismatchError: the disk does not hold what a delta in place starts from.
         FactsMismatchError: the manifest differs from the signed facts.
         DownloadError: no mirror gave the bytes.
         DownloadStoppedError: told to stop.
@@ -77,6 +82,7 @@ def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -
         payload_size=plan.size,
         keys=plan.keys,
         expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
+        accept=Accept.APPLICABLE if isinstance(plan.facts, OwnFacts) else Accept.FULL,
     )
     _compare(metadata, plan.facts)
     with ExitStack() as stack:
@@ -84,30 +90,58 @@ def write_slot(plan: Plan, download: Download, journal: Journal, shell: Shell) -
             name: stack.enter_context(RegionWriter(region, booted=plan.booted))
             for name, region in plan.regions.items()
         }
-        Pipeline(plan, metadata, download, journal, shell, writers).run()
+        sources = _sources(plan, metadata.manifest, writers, shell)
+        images = stack.enter_context(images_of(sources))
+        Pipeline(plan, metadata, download, journal, shell, writers, images).run()
     return WrittenSlot(plan=plan)
 
 
-def verify_slot(written: WrittenSlot) -> VerifiedSlot:
+def _sources(
+    plan: Plan, manifest: Manifest, writers: Mapping[str, RegionWriter], shell: Shell
+) -> dict[str, Region]:
+    """Return what each delta reads; one that works in place gets its copy first."""
+    sources: dict[str, Region] = {}
+    for part in deltas_of(manifest):
+        if manifest.is_in_place(part):
+            copy_booted(part, plan.sources[part.name], writers[part.name], look=shell.look)
+            sources[part.name] = plan.regions[part.name]
+        else:
+            sources[part.name] = plan.sources[part.name]
+    return sources
+
+
+def verify_slot(
+    written: WrittenSlot, judged: Callable[[], ImageFacts] | None = None
+) -> VerifiedSlot:
     """Read every part back through a fresh descriptor and compare it with the signed digest.
+
+    Args:
+        written: the slot.
+        judged: called last; reads what the image in the slot says of itself and refuses what
+            may not run here. Not needed where a release says it.
 
     Raises:
         ReadBackError: a part differs.
         PartitionsError: the device cannot be read.
+        AnyRoomError: as `judged`.
     """
     plan = written.plan
     for part in plan.facts.partitions:
         actual = digest_of(plan.regions[part.name], part.size).hex()
         if actual != part.sha256:
             raise ReadBackError(f"part {part.name} reads back as {actual}, signed is {part.sha256}")
-    return VerifiedSlot(
-        slot=plan.slot,
-        version=plan.facts.version,
-        rollback_index=plan.facts.rollback_index,
-    )
+    facts = plan.facts
+    if isinstance(facts, OwnFacts):
+        if judged is None:  # a broken invariant: nobody would have looked at what it is
+            raise AssertionError("a payload without a release is not armed unjudged")
+        image = judged()
+        return VerifiedSlot(
+            slot=plan.slot, version=image.version, rollback_index=image.rollback_index
+        )
+    return VerifiedSlot(slot=plan.slot, version=facts.version, rollback_index=facts.rollback_index)
 
 
-def _compare(metadata: Metadata, facts: PayloadFacts) -> None:
+def _compare(metadata: Metadata, facts: Facts) -> None:
     parts = {part.name: (part.size, part.sha256.hex()) for part in metadata.manifest.parts}
     signed = {part.name: (part.size, part.sha256) for part in facts.partitions}
     if parts != signed:

@@ -207,24 +207,30 @@ def make(settings: Settings, layout: SlotLayout) -> ModelMachine:
     )
 
 
+def power_supply(settings: Settings, *, daemon: Sequence[str]) -> PowerSupply:
+    """Build the mains of the model machine that the settings describe, with its loader."""
+    from partitions.boot import power_on
+    from updater.assembly import places, slot_layout
+
+    where = places(settings, slot_layout(settings))
+    return PowerSupply(
+        firmware=lambda: power_on(settings.slots.boot_control, where),
+        run_folder=Path(settings.node.run_folder),
+        daemon=daemon,
+    )
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run a model machine until it is told to stop.
 
     Args:
         arguments: `--config FILE` of the node.
     """
-    from partitions.boot import power_on
-    from updater.assembly import places, slot_layout
     from updater.settings import load
 
     config = Path(arguments[arguments.index("--config") + 1])
-    settings = load(config).settings
-    where = places(settings, slot_layout(settings))
-    supply = PowerSupply(
-        firmware=lambda: power_on(settings.slots.boot_control, where),
-        run_folder=Path(settings.node.run_folder),
-        daemon=[sys.executable, "-m", "updater.cli", "--config", str(config), "daemon"],
-    )
+    daemon = [sys.executable, "-m", "updater.cli", "--config", str(config), "daemon"]
+    supply = power_supply(load(config).settings, daemon=daemon)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: supply.switch_off())
     supply.run()

@@ -34,7 +34,6 @@ from updater.gates import (
     examine,
     first_closed,
 )
-from updater.inhibitors import InhibitorGate
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -187,9 +186,11 @@ class Node:
         armed = node.update.version if node.update is not None and not by_person else ""
         pin = self.store.read_pin()
         pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
-        gates = (hold, pinned, rollout, policy, *self._window_gates())
+        gates: tuple[Gate, ...] = (hold, pinned, rollout, policy, *self._window_gates())
         verdicts = examine(gates, self.clock())
         if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
+            from updater.inhibitors import InhibitorGate
+
             verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
         return verdicts
 

@@ -1,18 +1,25 @@
-"""Which signed bytes go where, decided before the first of them is fetched. No I/O happens here."""
+"""Which signed bytes go where, decided before the first of them is written. No I/O happens here.
+
+Who signed them is the payload's *origin*: a release of the channel, whose facts TUF vouches for
+before a byte is fetched, or a payload that a person gave or a plain Omaha server offered, which
+vouches for itself by its own signature.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
 
 from updater.errors import RefusedError
 
 if TYPE_CHECKING:
-    from images.release import PayloadFacts
+    from images.payload import Part
+    from images.release import ImageFacts, PartFacts, PayloadFacts
     from images.signing import TrustedKeys
     from partitions.booted import Booted
     from partitions.slots import Region, Slot
+    from updater.state import Origin
 
 
 class DoesNotFitError(RefusedError):
@@ -23,12 +30,68 @@ class DoesNotFitError(RefusedError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnFacts:
+    """What a payload says of itself, where no release names it.
+
+    In format 2, and of a file that was verified whole, this is signed. A format 1 stream proves
+    it with its last bytes only: what it wrote before must not count until then.
+
+    Attributes:
+        metadata_sha256: SHA-256 of header and manifest, hex.
+        block_size: bytes of a block.
+        partitions: the images that it makes.
+        proven: a signature covers all this already.
+        deltas: the parts that start from the booted slot, without their operations.
+        in_place: these read what they write, as deltas of format 1 do.
+    """
+
+    metadata_sha256: str
+    block_size: int
+    partitions: tuple[PartFacts, ...]
+    proven: bool
+    deltas: tuple[Part, ...] = ()
+    in_place: bool = False
+
+
+Facts: TypeAlias = "PayloadFacts | OwnFacts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A payload that this node may install, and where it is said to be.
+
+    Attributes:
+        origin: who named it, and so what vouches for it.
+        version: of its image; empty while only the image itself could tell.
+        rollback_index: likewise, then 0.
+        path: its TUF path; empty where no release names it.
+        sha256: of the whole file, hex; empty when nobody said. Of an offer it is a mere hint.
+        size: of the whole file, in bytes; 0 when nobody said.
+        facts: what is known of its content; None until its metadata was read.
+        urls: where to fetch it, best first; not trusted. Of a given payload: a path or a URL.
+        running: what runs now.
+        poll_secs: when the server wants to be asked again.
+    """
+
+    origin: Origin = "channel"
+    version: str
+    rollback_index: int = 0
+    path: str = ""
+    sha256: str
+    size: int
+    facts: Facts | None
+    urls: tuple[str, ...]
+    running: ImageFacts
+    poll_secs: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What is written where; all facts are signed ones.
 
     Attributes:
-        facts: of the payload, from its TUF target.
-        sha256: digest of the whole payload file, hex.
+        facts: of the payload.
+        sha256: digest of the whole payload file, hex; empty when nobody said.
         size: bytes of the payload file.
         slot: the passive slot.
         regions: part name to the region of that slot.
@@ -36,9 +99,10 @@ class Plan:
         checkpoint_bytes: downloaded bytes between two flushes.
         booted: the running system's partitions, which must never be written.
         workers: threads that decompress; None for one a core.
+        sources: part name to the region of the booted slot, which a delta reads.
     """
 
-    facts: PayloadFacts
+    facts: Facts
     sha256: str
     size: int
     slot: Slot
@@ -47,9 +111,25 @@ class Plan:
     checkpoint_bytes: int
     booted: Booted
     workers: int | None = None
+    sources: Mapping[str, Region] = field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Return what a journal of this payload is known by: a signed digest, hex."""
+        return self.facts.metadata_sha256 if isinstance(self.facts, OwnFacts) else self.sha256
+
+    @property
+    def resumable(self) -> bool:
+        """Tell whether an install may go on in the middle.
+
+        Only when every byte is covered by hashes that were signed before the first, and when no
+        operation destroyed what another try of it would read.
+        """
+        facts = self.facts
+        return not isinstance(facts, OwnFacts) or (facts.proven and not facts.in_place)
 
 
-def check_fit(facts: PayloadFacts, regions: Mapping[str, Region]) -> None:
+def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:
     """Refuse, before the first byte, images that the slot cannot hold.
 
     Raises:
@@ -57,9 +137,7 @@ def check_fit(facts: PayloadFacts, regions: Mapping[str, Region]) -> None:
     """
     named = {part.name for part in facts.partitions}
     if named != set(regions):
-        raise DoesNotFitError(
-            f"release {facts.version} has parts {sorted(named)}, this node {sorted(regions)}"
-        )
+        raise DoesNotFitError(f"the payload has parts {sorted(named)}, this node {sorted(regions)}")
     for part in facts.partitions:
         room = regions[part.name].size
         if part.size > room:

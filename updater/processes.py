@@ -49,6 +49,7 @@ def run(
     *,
     timeout_secs: float,
     extra: Mapping[str, str] | None = None,
+    environment: Mapping[str, str] = ENVIRONMENT,
     with_errors: bool = True,
     output_max_bytes: int = OUTPUT_MAX_BYTES,
     beat: Callable[[], None] = lambda: None,
@@ -58,7 +59,8 @@ def run(
     Args:
         command: the program and its arguments.
         timeout_secs: when the whole group is killed.
-        extra: added to the fixed environment.
+        extra: added to the environment.
+        environment: all else that it finds; by default the fixed one.
         with_errors: keep the error stream too.
         output_max_bytes: how much of the end of its output is kept.
         beat: called every `LOOK_SECS` at least until it ends, so that our caller counts as alive.
@@ -72,7 +74,7 @@ def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT if with_errors else subprocess.DEVNULL,
-            env=dict(ENVIRONMENT) | dict(extra or {}),
+            env=dict(environment) | dict(extra or {}),
             cwd="/",
             start_new_session=True,
         )

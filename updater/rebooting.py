@@ -324,13 +324,28 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
     return memory
 
 
-def _cancel(node: Node, memory: NodeState) -> NodeState:
+def reset(node: Node, memory: NodeState) -> NodeState:
+    """Take an armed update back without refusing its version; nothing when nothing is armed.
+
+    Raises:
+        IllegalTransitionError: something is under way that must end first.
+    """
+    if memory.state in {State.IDLE, State.TRIAL}:
+        return memory
+    if memory.state is not State.ARMED:
+        raise IllegalTransitionError(f"no reset while the node is {memory.state.value}")
+    return _cancel(node, memory, denies=False)
+
+
+def _cancel(node: Node, memory: NodeState, *, denies: bool = True) -> NodeState:
     """Take an update back that has not been booted."""
     update = memory.update
     if update is not None:
         node.store.remember(node.clock(), "cancelled", version=update.version)
-        if not update.rollback:
+        if denies and not update.rollback and update.version:
             _deny(node, update.version, f"a person took version {update.version} back")
+        if update.origin == "offered":  # a plain server waits for its end, and offers nothing else
+            node.report(_cancelled(node, update))
     memory = withdraw(node, memory)
     booted = node.boot().slot
     if update is not None and update.rollback:
@@ -350,6 +365,19 @@ def _cancel(node: Node, memory: NodeState) -> NodeState:
         failures=0,
     )
     return node.advance(memory, Event.CANCELLED, update=None, next_check=due, reboot_ordered=False)
+
+
+def _cancelled(node: Node, update: Update) -> Report:
+    return Report(
+        event_type=FAILED[0],
+        event_result=FAILED[1],
+        at=node.clock(),
+        version=update.previous_version,
+        code="rolled-back",
+        sentence=f"a person took version {update.version} back",
+        next_version=update.version,
+        downloaded=update.downloaded,
+    )
 
 
 def _deny(node: Node, version: str, sentence: str) -> None:

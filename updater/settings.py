@@ -29,6 +29,8 @@ Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 PartReference = Annotated[str, msgspec.Meta(pattern=r"^(PARTLABEL|PARTUUID)=[^\n]{1,72}\Z")]
 
+TextFile = Annotated[str, msgspec.Meta(pattern=r"^(/[^\n]+\.prom)?\Z")]  # what node_exporter reads
+
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the settings: unknown keys are refused."""
@@ -74,6 +76,7 @@ class ServerSettings(_Section, frozen=True):
 class TrustSettings(_Section, frozen=True):
     """`[trust]`: who says what."""
 
+    mode: Literal["tuf", "payload-key"] = "tuf"
     metadata_url: str = ""
     root_file: str = ""  # empty: /usr/lib/bascule/root.json of the booted slot
     payload_keys: list[str] = []
@@ -97,6 +100,8 @@ class UpdatesSettings(_Section, frozen=True):
     automatic: bool = True
     reboot: Literal["automatic", "manual"] = "manual"
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 5
+    postinstall: Literal["none", "flatcar"] = "none"
+    postinstall_timeout_secs: Seconds = 1800  # it may download extension images
 
 
 class WindowSettings(_Section, frozen=True):
@@ -128,6 +133,16 @@ class PermitSettings(_Section, frozen=True):
     insecure: bool = False
 
 
+class BusSettings(_Section, frozen=True):
+    """`[bus]`: how programs talk to the service."""
+
+    # Empty: "system" for a real machine, "none" for a model.
+    address: Annotated[
+        str, msgspec.Meta(pattern=r"^(|system|none|unix:(path|abstract)=[^,;\s]{1,200})\Z")
+    ] = ""
+    compatible: bool = True
+
+
 class CheckSettings(_Section, frozen=True):
     """`[[health.checks]]`: one command that must end with status 0."""
 
@@ -144,6 +159,12 @@ class HealthSettings(_Section, frozen=True):
     interval_secs: Seconds = 5
 
 
+class MetricsSettings(_Section, frozen=True):
+    """`[metrics]`: facts for Prometheus, as a file that node_exporter reads."""
+
+    textfile: TextFile = ""
+
+
 class Settings(_Section, frozen=True):
     """All settings of one node, merged and checked."""
 
@@ -156,6 +177,8 @@ class Settings(_Section, frozen=True):
     reboot: RebootSettings = RebootSettings()
     permit: PermitSettings = PermitSettings()
     health: HealthSettings = HealthSettings()
+    bus: BusSettings = BusSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
 
 # Lists of tables, `[[written.so]]`.
@@ -303,18 +326,35 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     _check_slots(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
-    if not settings.trust.metadata_url:
-        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
-    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", settings.trust.metadata_url):
-        raise SettingsError(
-            f"{where}: trust.metadata_url {settings.trust.metadata_url!r} is no http, https or "
-            "file URL without user information"
-        )
+    if settings.updates.postinstall == "flatcar" and "usr" not in settings.slots.a:
+        raise SettingsError(f"{where}: updates.postinstall is flatcar but [slots] have no part usr")
+    _check_trust(settings, where)
     for url in (settings.server.omaha_url, *settings.download.mirrors):
         if url and not re.match(r"https?://[^@\s]+$", url):
             raise SettingsError(
                 f"{where}: {url!r} is no http or https URL without user information"
             )
+
+
+def _check_trust(settings: Settings, where: Path) -> None:
+    """Refuse settings by which nothing, or anything, could be trusted."""
+    trust = settings.trust
+    if trust.mode == "payload-key":
+        if not trust.payload_keys:
+            raise SettingsError(
+                f"{where}: trust.mode is payload-key but trust.payload_keys is empty: "
+                "nothing could be trusted"
+            )
+        if not settings.server.omaha_url:
+            raise SettingsError(f"{where}: trust.mode is payload-key but server.omaha_url is empty")
+        return
+    if not trust.metadata_url:
+        raise SettingsError(f"{where}: trust.metadata_url is not set: nothing could be trusted")
+    if not re.match(r"(https?://[^@\s/]|file:///)[^@\s]*$", trust.metadata_url):
+        raise SettingsError(
+            f"{where}: trust.metadata_url {trust.metadata_url!r} is no http, https or "
+            "file URL without user information"
+        )
 
 
 def _check_slots(slots: SlotsSettings, where: Path) -> None:

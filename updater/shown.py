@@ -7,7 +7,7 @@ in docs/json.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from updater.gates import first_closed
@@ -41,6 +41,7 @@ def status(node: Node) -> Facts:
         "booted": {"slot": boot.slot.value, **_image(node, boot.slot)},
         "target": loader.target.value if loader.target else None,
         "confirmed": loader.slots[boot.slot].confirmed,
+        "trust": node.settings.trust.mode,
         "update": _update(node, memory),
         "waiting": _waiting(node, memory),
         "last_check": {
@@ -119,6 +120,8 @@ def status_lines(facts: Mapping[str, Any], *, bar: bool = False) -> Iterator[str
     if facts["target"] != booted["slot"]:
         target = f"slot {facts['target']}" if facts["target"] else "nothing that we know"
         yield f"target    {target} at the next boot"
+    if facts["trust"] != "tuf":
+        yield "trust     weakened: payload signatures alone, no signed channel [payload-key-mode]"
     yield from _update_lines(facts, bar=bar)
     if facts["waiting"]:
         yield f"waiting   {facts['waiting']['sentence']} [{facts['waiting']['code']}]"
@@ -139,7 +142,8 @@ def _update_lines(facts: Mapping[str, Any], *, bar: bool) -> Iterator[str]:
     update = facts["update"]
     if not update:
         return
-    yield f"update    {update['version']} into slot {update['slot']}{_progress(update)}"
+    what = update["version"] or "a given payload"
+    yield f"update    {what} into slot {update['slot']}{_progress(update)}"
     if bar and facts["state"] == State.INSTALLING.value and update["size"]:
         from updater.terminal import bar as drawn
 
@@ -227,14 +231,23 @@ def _pinned(node: Node) -> str | None:
     return pin.version if pin else None
 
 
-def _next_check(node: Node, memory: NodeState) -> str | None:
+def due_check(node: Node, memory: NodeState) -> datetime | None:
+    """Return when the next check is due, None when none is made by itself.
+
+    Raises:
+        MachineError: the present boot cannot be told.
+    """
     if memory.next_check is not None:
-        return memory.next_check.isoformat(timespec="seconds")
+        return memory.next_check
     if not node.settings.updates.automatic:
         return None
     first = first_check(node.settings.server, node.boot().boot_id)
-    due = node.clock() + max(first - node.machine.uptime(), timedelta())
-    return due.isoformat(timespec="seconds")
+    return node.clock() + max(first - node.machine.uptime(), timedelta())
+
+
+def _next_check(node: Node, memory: NodeState) -> str | None:
+    due = due_check(node, memory)
+    return due.isoformat(timespec="seconds") if due is not None else None
 
 
 def _failure(failure: Failure | None) -> Facts | None:

@@ -44,6 +44,8 @@ _NONSENSE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  #
 T = TypeVar("T")
 Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 SlotName: TypeAlias = Literal["a", "b"]
+# Who named a payload: the signed channel, a person with a file or URL, or a plain Omaha server.
+Origin: TypeAlias = Literal["channel", "given", "offered"]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -61,10 +63,13 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     """The update under way.
 
     Attributes:
-        version, rollback_index: of the release.
+        version, rollback_index: of the release; of a given payload known when its image is.
+        origin: who named it; all but the channel's are trusted by their own signature alone.
+        places: where such a payload is: URLs, or one path.
         previous_version: what ran when it began.
         slot: "a" or "b", the passive slot that it is written to.
-        target_path, sha256, size: the payload's TUF target path, hex digest and bytes.
+        target_path, sha256, size: the payload's TUF target path, hex digest and bytes, as far as
+            somebody named them.
         tries_used: boots of the new slot so far.
         tries_given_back: clean shutdowns in the trial that were not counted.
         rollback: a person chose the other slot; nothing is downloaded.
@@ -80,6 +85,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     previous_version: str
     slot: SlotName
     began: Instant
+    origin: Origin = "channel"
+    places: tuple[str, ...] = ()
     target_path: str = ""
     sha256: str = ""
     size: Count = 0
@@ -173,7 +180,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     """How far an install is durable.
 
     Attributes:
-        sha256: the payload's digest, hex: a journal of another payload is void.
+        sha256: the payload's digest, hex: a journal of another payload is void. Without a
+            release it is that of header and manifest.
         slot: "a" or "b".
         next_operation: operations before this one, counted over all parts, are flushed.
         downloaded: bytes fetched for this payload by all attempts so far.

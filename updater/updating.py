@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Sequence
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from images.errors import ImagesError, PayloadError, PayloadRefusedError
-from images.signing import TrustedKeys, load_public_keys
+from images.errors import PayloadError, PayloadRefusedError
 from partitions.slots import Slot
-from updater.checking import Found, look
-from updater.download import Download, DownloadStoppedError, Patience
+from updater import given
+from updater.checking import look
+from updater.download import DownloadStoppedError
 from updater.errors import RefusedError, StateError, UnreachableError
 from updater.install import (
     FactsMismatchError,
@@ -23,18 +22,18 @@ from updater.install import (
     VerifiedSlot,
     WrittenSlot,
     verify_slot,
-    write_slot,
 )
 from updater.lifecycle import Event
-from updater.pipeline import PayloadDigestError, Shell
-from updater.plan import Plan, check_fit
-from updater.progress import Progress
+from updater.pipeline import PayloadDigestError
+from updater.plan import Found, Plan, check_fit
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
-from updater.state import Failure, Journal, NodeState, Report, SlotRecord, Update
+from updater.state import Failure, NodeState, Report, SlotRecord, Update
 from updater.trust.errors import NothingNewerError
+from updater.writing import write
 
 if TYPE_CHECKING:
+    from images.release import ImageFacts
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -46,11 +45,15 @@ DOWNLOAD_FINISHED: Final = (14, 1)
 INSTALLED: Final = (3, 1)
 FAILED: Final = (3, 0)
 # Only these count against a version: a full disk or a missing key is not the release's fault.
-_FAULTS_OF_RELEASES: Final = frozenset(
-    kind.code
-    for family in (PayloadError, PayloadRefusedError)
-    for kind in (family, *family.__subclasses__())
-) | {FactsMismatchError.code, PayloadDigestError.code}
+_FAULTS_OF_RELEASES: Final = (
+    frozenset(
+        kind.code
+        for family in (PayloadError, PayloadRefusedError)
+        for kind in (family, *family.__subclasses__())
+    )
+    | {FactsMismatchError.code, PayloadDigestError.code}
+    | given.FAULTS
+)
 
 
 class NotConfirmedError(RefusedError):
@@ -94,32 +97,89 @@ def install(node: Node, memory: NodeState, found: Found | None, *, by_person: bo
         raise
 
 
-def load_keys(files: Sequence[str]) -> TrustedKeys | None:
-    """Return the keys that payload signatures are checked with; None when none are named.
-
-    Raises:
-        ImagesError: a key cannot be read or is none.
-    """
-    return load_public_keys(*(Path(file) for file in files)) if files else None
-
-
 def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: bool) -> NodeState:
     _require_confirmed(node)
     memory, found = _still_wanted(node, memory, found, by_person=by_person)
+    if found.facts is None:
+        found = given.inspect(node, found)
     update = _update_of(memory)
     plan = _plan(node, update, found)
     check_fit(plan.facts, plan.regions)
+    _clean_up(node)
     node.loader.disarm(plan.slot)
-    memory = _begin(node, memory, update)
-    written = _write(node, memory, plan, found.urls)
+    memory = _begin(node, memory, plan, update)
+    written = write(node, plan, found.urls, version=update.version)
     memory = node.advance(_refreshed(node), Event.WRITTEN)
     _report(node, memory, DOWNLOAD_FINISHED)
+    verified = _verify(node, memory, written, found)
+    memory = _named(node, memory, verified)
+    _run_postinstall(node, plan)
+    return _arm(node, memory, verified)
+
+
+def _clean_up(node: Node) -> None:
+    """Let go of the slot: a program that was killed may have left it mounted."""
+    if node.settings.updates.postinstall != "none":
+        from updater.postinstall import clean_up
+
+        clean_up(Path(node.settings.node.run_folder))
+
+
+def _run_postinstall(node: Node, plan: Plan) -> None:
+    """Let the image's own program do its part, if the settings say so.
+
+    It may have changed the boot target before it failed: that is taken back at once.
+    """
+    updates = node.settings.updates
+    if updates.postinstall == "none":
+        return
+    from updater.postinstall import PART, run_postinstall
+
     try:
-        verified = verify_slot(written)
+        run_postinstall(
+            plan.regions[PART],
+            run_folder=Path(node.settings.node.run_folder),
+            timeout_secs=updates.postinstall_timeout_secs,
+            environment=os.environ,
+        )
+    except ROOM_ERRORS:
+        node.loader.disarm(plan.slot)
+        raise
+
+
+def _verify(node: Node, memory: NodeState, written: WrittenSlot, found: Found) -> VerifiedSlot:
+    """Read the slot back; an image that no release names must say itself that it may run."""
+
+    def judged() -> ImageFacts:
+        image = given.image_in(node, written.plan.slot)
+        given.judge(image, _case(node, memory, found))
+        return image
+
+    try:
+        return verify_slot(written, judged)
     except ReadBackError:
         node.store.drop_journal()  # what it names as flushed is not what the disk holds
         raise
-    return _arm(node, memory, verified)
+
+
+def _case(node: Node, memory: NodeState, found: Found) -> given.Case:
+    pin = node.store.read_pin()
+    return given.Case(
+        running=found.running,
+        floor=max(node.store.read_floor(), found.running.rollback_index),
+        denied=node.store.read_denied(),
+        claimed=found.version if found.origin == "offered" else "",
+        pinned=pin.version if pin else "",
+        forced=_update_of(memory).forced,
+    )
+
+
+def _named(node: Node, memory: NodeState, verified: VerifiedSlot) -> NodeState:
+    """Note what a given payload turned out to be: before it is armed, as a trial needs it."""
+    named = msgspec.structs.replace(
+        _update_of(memory), version=verified.version, rollback_index=verified.rollback_index
+    )
+    return node.keep(memory, update=named)
 
 
 def _require_confirmed(node: Node) -> None:
@@ -136,18 +196,20 @@ def _still_wanted(
     update = _update_of(memory)
     if found is not None:
         return memory, found
+    if update.origin != "channel":
+        return memory, given.again(node, update)
     version = update.version if update.pinned else ""
     found = look(node, memory, by_person=by_person, forced=update.forced, version=version)
-    if found.payload.sha256 == update.sha256:
+    if found.sha256 == update.sha256:
         return memory, found
     fresh = msgspec.structs.replace(
         update,
-        forced=update.forced and found.release.version == update.version,
-        version=found.release.version,
-        rollback_index=found.release.rollback_index,
-        target_path=found.payload.path,
-        sha256=found.payload.sha256,
-        size=found.payload.size,
+        forced=update.forced and found.version == update.version,
+        version=found.version,
+        rollback_index=found.rollback_index,
+        target_path=found.path,
+        sha256=found.sha256,
+        size=found.size,
     )
     return node.advance(memory, Event.SUPERSEDED, update=fresh), found
 
@@ -155,22 +217,25 @@ def _still_wanted(
 def _plan(node: Node, update: Update, found: Found) -> Plan:
     slot = Slot(update.slot)
     settings = node.settings
+    if found.facts is None:  # a broken invariant: it was inspected before
+        raise AssertionError("a payload is planned whose metadata nobody read")
     return Plan(
-        facts=found.payload.facts,
-        sha256=found.payload.sha256,
-        size=found.payload.size,
+        facts=found.facts,
+        sha256=found.sha256,
+        size=found.size,
         slot=slot,
         regions=node.regions(slot),
-        keys=load_keys(settings.trust.payload_keys),
+        keys=given.load_keys(settings.trust.payload_keys),
         checkpoint_bytes=settings.download.checkpoint_mib * MIB,
         booted=node.booted(),
         workers=settings.download.workers,
+        sources=node.regions(slot.other),
     )
 
 
-def _begin(node: Node, memory: NodeState, update: Update) -> NodeState:
+def _begin(node: Node, memory: NodeState, plan: Plan, update: Update) -> NodeState:
     """Count the attempt and say so before the first byte."""
-    update = msgspec.structs.replace(update, attempts=update.attempts + 1)
+    update = msgspec.structs.replace(update, attempts=update.attempts + 1, size=plan.size)
     slots = {name: record for name, record in memory.slots.items() if name != update.slot}
     memory = node.keep(memory, update=update, slots=slots, waiting_code="", waiting_sentence="")
     if update.attempts == 1:
@@ -179,72 +244,6 @@ def _begin(node: Node, memory: NodeState, update: Update) -> NodeState:
         "install begins version=%s slot=%s attempt=%d", update.version, update.slot, update.attempts
     )
     return memory
-
-
-def _write(node: Node, memory: NodeState, plan: Plan, urls: Sequence[str]) -> WrittenSlot:
-    """Write from the first mirror that has the right bytes; a wrong one is left out."""
-    left = list(urls)
-    while True:
-        journal = _journal(node, plan)
-        with _download(node, plan, left) as download:
-            shell = _shell(node, memory, journal, download)
-            try:
-                return write_slot(plan, download, journal, shell)
-            except (ImagesError, PayloadDigestError) as error:
-                left.remove(download.mirror)
-                log.warning("mirror has wrong bytes url=%s code=%s", download.mirror, error.code)
-                if not left:
-                    node.store.drop_journal()
-                    raise
-            finally:
-                _note_downloaded(node, journal, download)
-
-
-def _journal(node: Node, plan: Plan) -> Journal:
-    """Return how far it is; a journal of other bytes is void before ours are written."""
-    journal = node.store.read_journal()
-    if journal and (journal.sha256, journal.slot) == (plan.sha256, plan.slot.value):
-        return journal
-    fresh = Journal(sha256=plan.sha256, slot=plan.slot.value)
-    node.store.write_journal(fresh)
-    return fresh
-
-
-def _download(node: Node, plan: Plan, urls: Sequence[str]) -> Download:
-    settings = node.settings.download
-    return Download(
-        urls,
-        size=plan.size,
-        session=node.http(),
-        patience=Patience(
-            idle_timeout_secs=settings.idle_timeout_secs,
-            retries=settings.retries,
-            retry_delay_secs=settings.retry_delay_secs,
-        ),
-        monotonic=time.monotonic,
-        stop=node.stop,
-    )
-
-
-def _shell(node: Node, memory: NodeState, journal: Journal, download: Download) -> Shell:
-    update = _update_of(memory)
-
-    def show(done: int) -> None:
-        fetched = journal.downloaded + download.received
-        node.progress.show(
-            Progress(version=update.version, done=done, size=update.size, downloaded=fetched)
-        )
-
-    return Shell(keep_journal=node.store.write_journal, progress=show, stop=node.stop)
-
-
-def _note_downloaded(node: Node, journal: Journal, download: Download) -> None:
-    """Count what came over the network, also when nothing of it was flushed."""
-    kept = node.store.read_journal()
-    if kept is None:  # dropped: nothing that was flushed counts any more
-        kept = msgspec.structs.replace(journal, next_operation=0)
-    downloaded = journal.downloaded + download.received
-    node.store.write_journal(msgspec.structs.replace(kept, downloaded=downloaded))
 
 
 def _refreshed(node: Node) -> NodeState:
@@ -302,6 +301,9 @@ def _give_up(node: Node, error: AnyRoomError) -> None:
     failure = node.failure(error, version=update.version)
     nothing = isinstance(error, NothingNewerError)
     failures = 0 if nothing else memory.failures_of(update.version) + 1
+    counted = {"failed_version": update.version, "failed_times": failures}
+    if update.origin == "given":  # a person gives it again or not; it says nothing of others
+        failures, counted = 1, {}
     _deny_after_too_many(node, update, failure, failures)
     interval = timedelta(seconds=node.settings.server.poll_interval_secs)
     node.advance(
@@ -311,10 +313,9 @@ def _give_up(node: Node, error: AnyRoomError) -> None:
         last_check_sentence=str(error),
         update=None,
         last_failure=None if nothing else failure,
-        failed_version=update.version,
-        failed_times=failures,
         checks_failed=0,
         next_check=_next(node, failures, interval),
+        **counted,
     )
     node.progress.clear()
     if nothing:
@@ -335,7 +336,7 @@ def _leave_disarmed(node: Node) -> None:
 
 
 def _deny_after_too_many(node: Node, update: Update, failure: Failure, failures: int) -> None:
-    release_at_fault = failure.code in _FAULTS_OF_RELEASES
+    release_at_fault = failure.code in _FAULTS_OF_RELEASES and update.origin != "given"
     if release_at_fault and failures >= node.settings.updates.max_attempts:
         sentence = f"version {update.version} failed {failures} times, last: {failure.sentence}"
         exhausted = AttemptsExhaustedError(sentence)

@@ -52,10 +52,15 @@ class NoOptions(_Options, frozen=True):
 
 
 class UpdateOptions(_Options, frozen=True):
-    """`force`: also a version that failed here; `version`: this one and no other."""
+    """`force`: also a version that failed here; `version`: this one and no other.
+
+    `payload`: the path or URL of a payload to install, instead of asking; then `force` also
+    takes an older one.
+    """
 
     force: bool = False
     version: Annotated[str, msgspec.Meta(max_length=64)] = ""
+    payload: Annotated[str, msgspec.Meta(max_length=4096)] = ""
 
 
 class RebootOptions(_Options, frozen=True):
@@ -125,14 +130,23 @@ def perform(node: Node, name: str, options: Mapping[str, object], *, by: str) ->
         VerbOptionsError: there is no such verb, or it does not take these options.
         AnyRoomError: it was refused or failed.
     """
+    checked = checked_options(name, options)
+    return VERBS[name].do(node, checked, by)
+
+
+def checked_options(name: str, options: Mapping[str, object]) -> _Options:
+    """Return the options of the verb `name` as its options class, for whoever only passes it on.
+
+    Raises:
+        VerbOptionsError: there is no such verb, or it does not take these options.
+    """
     verb = VERBS.get(name)
     if verb is None:
         raise VerbOptionsError(f"there is no verb {name!r}")
     try:
-        checked = msgspec.convert(dict(options), verb.options)
+        return msgspec.convert(dict(options), verb.options)
     except msgspec.ValidationError as error:
         raise VerbOptionsError(f"{name}: {error}") from error
-    return verb.do(node, checked, by)
 
 
 def _status(node: Node, _: NoOptions, _by: str) -> Facts:
@@ -164,13 +178,13 @@ def _check(node: Node, _: NoOptions, _by: str) -> Facts:
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = checking.look(node, memory, by_person=True, version=pinned_version(node))
     armed = memory.update if memory.state is State.ARMED else None
-    if armed is not None and armed.version == found.release.version:
+    if armed is not None and armed.version == found.version:
         raise checking.ArmedAlreadyError(f"version {armed.version} is armed already")
     return {
-        "version": found.release.version,
+        "version": found.version,
         "running": found.running.version,
-        "payload": found.payload.path,
-        "size": found.payload.size,
+        "payload": found.path or found.urls[0],
+        "size": found.size,
     }
 
 
@@ -178,13 +192,20 @@ def _update(node: Node, options: UpdateOptions, _by: str) -> Facts:
     from updater import checking, updating
     from updater.lifecycle import State
 
+    if options.payload and options.version:
+        raise VerbOptionsError("update: a given payload is of the version that it is of")
     version = _wanted(node, options.version)
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = None
         resumes = memory.state in {State.INSTALLING, State.VERIFYING}
-        if not resumes or options.version:
+        if not resumes or options.version or options.payload:
             memory, found = checking.check(
-                node, memory, by_person=True, forced=options.force, version=version
+                node,
+                memory,
+                by_person=True,
+                forced=options.force,
+                version=version,
+                payload=options.payload,
             )
         memory = updating.install(node, memory, found, by_person=True)
     return _armed(memory)
@@ -242,6 +263,15 @@ def _rollback(node: Node, _: NoOptions, _by: str) -> Facts:
 
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         memory = rebooting.roll_back(node, memory)
+    return _armed(memory)
+
+
+def _reset(node: Node, _: NoOptions, _by: str) -> Facts:
+    """What update_engine's users know as resetting its status; `rollback` refuses the version."""
+    from updater import rebooting
+
+    with node.locked(patience_secs=PATIENCE_SECS) as memory:
+        memory = rebooting.reset(node, memory)
     return _armed(memory)
 
 
@@ -327,6 +357,7 @@ VERBS: Final[Mapping[str, Verb]] = MappingProxyType(
         "update": Verb(do=_update, options=UpdateOptions, right="update", heavy=True),
         "reboot": Verb(do=_reboot, options=RebootOptions, right="reboot", heavy=True),
         "rollback": Verb(do=_rollback, right="update"),
+        "reset": Verb(do=_reset, right="update"),
         "confirm": Verb(do=_confirm, right="update"),
         "hold": Verb(do=_hold, options=HoldOptions, right="hold"),
         "unhold": Verb(do=_unhold, right="hold"),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from updater.node import Node
     from updater.state import NodeState
 
-_CHECKED_WELL = frozenset({"", "offered", "nothing-newer", "armed-already"})
+CHECKED_WELL = frozenset({"", "offered", "given", "nothing-newer", "armed-already"})
 _NEXT = {
     agent.Check: "ask whether there is something newer",
     agent.Install: "write the passive slot on, verify and arm it",
@@ -126,7 +126,7 @@ def _of_updates(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
             "update",
             memory.last_check_code or "checked",
             f"the check at {_text(memory.last_check)}: {memory.last_check_sentence or 'done'}",
-            is_open=memory.last_check_code in _CHECKED_WELL,
+            is_open=memory.last_check_code in CHECKED_WELL,
         )
     due = memory.next_check
     if due is not None and due > node.clock():

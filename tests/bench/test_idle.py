@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.sim.message_bus import MessageBus
 from tests.sim.world import World
 from updater.lifecycle import State
 
@@ -21,8 +22,8 @@ WARM_UP_SECS = 30.0
 
 
 def test_status_and_idle_daemon(tmp_path: Path) -> None:
-    with World(tmp_path) as world:
-        world.write_settings(poll_interval_secs="3600")
+    with MessageBus() as bus, World(tmp_path / "node") as world:
+        world.write_settings(f'[bus]\naddress = "{bus.address}"\n', poll_interval_secs="3600")
         world.boot()
         command = [sys.executable, "-m", "updater.cli", "--config", str(world.config)]
         process = subprocess.Popen([*command, "daemon"], stderr=subprocess.DEVNULL)
@@ -35,7 +36,7 @@ def test_status_and_idle_daemon(tmp_path: Path) -> None:
             process.wait()
     print(
         f"\nbascule status: {statistics.median(cpu):.3f} s CPU (bare python "
-        f"{statistics.median(bare):.3f}; at most 0.2), idle daemon after a check: "
+        f"{statistics.median(bare):.3f}; at most 0.2), idle daemon on the bus after a check: "
         f"{resident:.1f} MiB resident (at most 45)"
     )
 

@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 
 from images.container import Header, parse_header
 from images.errors import ImagesError, PayloadSignatureError
-from images.manifest import OUTPUT_MAX, Extent, Manifest, Operation, OperationKind, parse_manifest
-from images.operations import decode, writes
+from images.manifest import (
+    OUTPUT_MAX,
+    SPARSE_HOLE,
+    Extent,
+    Manifest,
+    Operation,
+    OperationKind,
+    parse_manifest,
+)
+from images.operations import decode, memory_bytes, writes
 from images.proto import payload_pb2 as pb
 from images.reader import FileSource, read_metadata
 from images.release import parse_channel_document, parse_image_facts, parse_payload_facts
+from images.rules import check_applicable
 from images.signing import parse_signatures
+from images.source import reads_source
 from images.version import parse_version
 from images.wire import check_counts
 from tests.sim.payloads import forge, image
@@ -40,6 +50,8 @@ operations = st.builds(
     type=st.sampled_from(list(pb.InstallOperation.Type.values())),
     data_offset=st.one_of(st.none(), st.sampled_from([0, 4096, 8192]), numbers),
     data_length=st.one_of(st.none(), st.just(4096), numbers),
+    src_extents=st.lists(extents, max_size=2),
+    src_length=st.one_of(st.none(), st.sampled_from([4096, 8192]), numbers),
     dst_extents=st.lists(extents, max_size=3),
     dst_length=st.one_of(st.none(), st.just(4096), numbers),
     data_sha256_hash=st.one_of(st.none(), digests),
@@ -76,6 +88,7 @@ manifests_1 = st.builds(
     partition_operations=st.lists(operations, max_size=4),
     noop_operations=st.lists(operations, max_size=2),
     new_partition_info=infos,
+    old_partition_info=st.one_of(st.none(), infos),
     procedures=st.lists(procedures, max_size=3),
 )
 
@@ -98,6 +111,7 @@ def check_promises(manifest: Manifest) -> None:
             position += step.operation.data_length
     assert position == manifest.blob_bytes
     if manifest.is_delta:
+        check_promises_of_a_delta(manifest)
         return
     for part in manifest.parts:
         written: list[int] = []
@@ -108,6 +122,26 @@ def check_promises(manifest: Manifest) -> None:
                 written.extend(range(extent.start_block, extent.start_block + extent.num_blocks))
         if manifest.major == 2:
             assert sorted(written) == list(range(-(-part.size // manifest.block_size)))
+
+
+def check_promises_of_a_delta(manifest: Manifest) -> None:
+    """Check by brute force that a delta which we carry out reads and writes inside its images."""
+    try:
+        check_applicable(manifest)
+    except ImagesError:
+        return
+    for part in manifest.parts:
+        for operation in part.operations:
+            if reads_source(operation):
+                assert memory_bytes(operation) <= 61 * 1024 * 1024
+                assert part.old_size is not None
+                room = part.old_size if manifest.major == 2 else max(part.old_size, part.size)
+                for extent in operation.src_extents:
+                    end = (extent.start_block + extent.num_blocks) * manifest.block_size
+                    hole = manifest.major == 1 and extent.start_block == SPARSE_HOLE
+                    assert hole or end < room + manifest.block_size * (manifest.major == 1) + 1
+            if operation.dst_length is not None and manifest.major == 2:
+                assert operation.dst_length == operation.output_limit
 
 
 @LONG

@@ -9,7 +9,7 @@ import bz2
 import hashlib
 import lzma
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import bsdiff4
@@ -45,6 +45,14 @@ def xz(data: bytes) -> bytes:
     return lzma.compress(data, check=lzma.CHECK_CRC32)
 
 
+_PACKS: Mapping[int, Callable[[bytes], bytes]] = {
+    REPLACE: bytes,
+    REPLACE_BZ: bz2.compress,
+    REPLACE_XZ: xz,
+    REPLACE_ZSTD: zstd.compress,
+}
+
+
 @dataclass
 class Delta:
     """A delta of one part from `old` to `new`, to which a test adds operations.
@@ -70,7 +78,7 @@ class Delta:
         self.add(kind, target)
 
     def replace(self, kind: int, target: Extents) -> None:
-        pack = {REPLACE: bytes, REPLACE_BZ: bz2.compress, REPLACE_XZ: xz}.get(kind, zstd.compress)
+        pack: Callable[[bytes], bytes] = _PACKS[kind]
         self.add(kind, target, blob=pack(gather(self.new, target)))
 
     def add(
@@ -96,7 +104,7 @@ class Delta:
         self.operations.append(message)
         self.blobs += blob
 
-    def bytes(self) -> bytes:
+    def payload(self) -> bytes:
         """Return the payload."""
         part = nested(1, self.name.encode()) + nested(6, _info(self.old))
         part += nested(7, _info(self.new)) + b"".join(nested(8, o) for o in self.operations)

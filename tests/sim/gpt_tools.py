@@ -125,9 +125,9 @@ def scan_partitions(device: Path) -> None:
 
 
 @contextlib.contextmanager
-def mounted(device: Path, folder: Path) -> Iterator[Path]:
-    """Make ext4 on a device and mount it, or skip."""
-    run("mkfs.ext4", "-q", "-F", device)
+def mounted(device: Path, folder: Path, *, filesystem: str = "ext4") -> Iterator[Path]:
+    """Make a file system on a device and mount it, or skip."""
+    run(f"mkfs.{filesystem}", "-q", "-f" if filesystem == "btrfs" else "-F", device)
     folder.mkdir()
     done = subprocess.run(
         [program("mount"), str(device), str(folder)], check=False, capture_output=True, text=True

@@ -15,11 +15,16 @@ DATAGRAM_MAX_BYTES = 256 * 1024
 
 
 class Datagrams:
-    """A socket that takes what is sent to it, as the journal and systemd have them."""
+    """A socket that takes what is sent to it, as the journal and systemd have them.
+
+    Attributes:
+        address: a path, or a NUL and an abstract name.
+    """
 
     def __init__(self, address: Path | str) -> None:
+        self.address = str(address)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(address))
+        self._socket.bind(self.address)
         self._socket.settimeout(30)
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
@@ -49,17 +50,17 @@ CUTS_MAX: Final = 20  # how often a transfer that was cut short is continued
 EXT_MAGIC_OFFSET: Final = 1080  # of the magic number in an ext2 file system
 V1_HEADER_BYTES: Final = 20
 
-# What the images room refuses, as the engine's number; the first that fits.
-CODES: Final = (
-    (PayloadMagicError, 21),
-    (PayloadVersionError, 23),
-    (ManifestInvalidError, 23),
-    (BlobMismatchError, 29),
-    (PayloadUnsignedError, 17),
-    (PayloadSignatureError, 18),
-    (PartitionMismatchError, 15),
-    (ImagesError, 28),
-)
+# What the images room refuses, as the engine's number; the nearest kind counts.
+CODES: Final = MappingProxyType({
+    PayloadMagicError: 21,
+    PayloadVersionError: 23,
+    ManifestInvalidError: 23,
+    BlobMismatchError: 29,
+    PayloadUnsignedError: 17,
+    PayloadSignatureError: 18,
+    PartitionMismatchError: 15,
+    ImagesError: 28,
+})  # fmt: skip
 
 
 class EngineFailureError(Exception):
@@ -233,7 +234,7 @@ class StockEngine:
             answer = requests.post(
                 self.url,
                 data=self.request(body, by_person=by_person),
-                headers={"Content-Type": "text/xml", "User-Agent": None},  # type: ignore[dict-item]  # none is sent
+                headers={"Content-Type": "text/xml", "User-Agent": None},  # none is sent
                 timeout=60,
             )
         except requests.ConnectionError as error:
@@ -324,7 +325,7 @@ class StockEngine:
         try:
             return step()
         except ImagesError as error:
-            code = next(code for kind, code in CODES if isinstance(error, kind))
+            code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
             raise EngineFailureError(code) from error
 
 
@@ -337,7 +338,7 @@ def read_answer(data: bytes) -> Answer:
     if not data:
         raise EngineFailureError(30)
     try:
-        tree = ET.ElementTree(ET.fromstring(data))  # our own server's
+        tree = ET.fromstring(data)  # our own server's
     except ET.ParseError as error:
         raise EngineFailureError(31) from error
     check = _first(tree, "app/updatecheck")
@@ -349,7 +350,7 @@ def read_answer(data: bytes) -> Answer:
     return Answer(offer=_read_offer(tree), poll_interval_s=poll_interval_s)
 
 
-def _read_offer(tree: ET.ElementTree[ET.Element]) -> Offer:
+def _read_offer(tree: ET.Element) -> Offer:
     manifest = _first(tree, "app/updatecheck/manifest")
     _first(tree, "app/updatecheck/urls/url")
     bases = [url.get("codebase", "") for url in _all(tree, "app/updatecheck/urls/url")]
@@ -370,11 +371,11 @@ def _read_offer(tree: ET.ElementTree[ET.Element]) -> Offer:
     )
 
 
-def _all(tree: ET.ElementTree[ET.Element], path: str) -> list[ET.Element]:
-    return tree.findall(path) if tree.getroot().tag == "response" else []
+def _all(tree: ET.Element, path: str) -> list[ET.Element]:
+    return tree.findall(path) if tree.tag == "response" else []
 
 
-def _first(tree: ET.ElementTree[ET.Element], path: str) -> ET.Element:
+def _first(tree: ET.Element, path: str) -> ET.Element:
     found = _all(tree, path)
     if not found:
         raise EngineFailureError(34)

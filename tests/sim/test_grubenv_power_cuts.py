@@ -76,10 +76,11 @@ def cuts(old: bytes, new: bytes) -> Iterator[bytes]:
 
 
 class Examiner:
-    """Looks at every state that a cut can leave, and counts them."""
+    """Looks at every state that a cut can leave, and counts them; from each it boots on once."""
 
     def __init__(self) -> None:
         self.states = 0
+        self._booted_on: set[bytes] = set()
 
     def examine(self, old: bytes, new: bytes) -> None:
         """Cut the way from one block to another, and all of GRUB's ways on from there."""
@@ -89,7 +90,9 @@ class Examiner:
             found = GrubMemory.of(state)
             assert found.target or not before.target, "nothing boots"
             assert found in (before, after), f"neither old nor new: {found.values}"
-            self._boot_on(state)
+            if state not in self._booted_on:
+                self._booted_on.add(state)
+                self._boot_on(state)
 
     def _boot_on(self, state: bytes) -> None:
         """Boot until nothing changes any more, cutting each time while the try is saved."""

@@ -87,7 +87,12 @@ def test_logind_is_asked_only_when_nothing_else_keeps_the_node_from_rebooting(
 ) -> None:
     """A service that waits for days asks nobody every few seconds."""
     asked: list[int] = []
-    monkeypatch.setattr(ModelMachine, "inhibitors", lambda _: asked.append(1) or [])
+
+    def inhibitors(_: ModelMachine) -> Sequence[Inhibitor]:
+        asked.append(1)
+        return []
+
+    monkeypatch.setattr(ModelMachine, "inhibitors", inhibitors)
     world.write_settings(reboot='"manual"')
     run_until(release(world), "reboot-manual")
     assert asked == []

@@ -132,6 +132,8 @@ def test_every_base_url_is_read_in_order_and_ends_in_one_slash(
     assert offer is not None
     name = offer.urls[0].rpartition("/")[2]
     assert offer.urls == (f"https://cdn.example/os/{name}", f"https://b.example/{name}")
+    # The engine adds a missing slash, other clients do not.
+    assert GoOmahaClient(url, "1.0.0").check().package.url == f"https://cdn.example/os/{name}"
 
 
 def test_the_engine_reads_noupdate_and_the_poll_interval_with_it(

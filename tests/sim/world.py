@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from images.build import build as build_payload
 from images.release import ImageFacts, encode_image_facts, encode_payload_facts, facts_of
 from images.signing import public_pem
-from partitions.boot import power_on
 from partitions.boot.grubenv import GrubEnvironment
 from partitions.disk_image import create_disk
 from partitions.grub_block import EMPTY_BLOCK
@@ -34,9 +33,9 @@ from tests.sim.payload_server import PayloadServer
 from tests.sim.repository import BOARD, PRODUCT, TufRepository
 from tests.sim.repository_server import RepositoryServer
 from updater.agent import Wait
-from updater.assembly import build, places, slot_layout
+from updater.assembly import build
 from updater.engine import Engine
-from updater.machine_model import PowerSupply
+from updater.machine_model import PowerSupply, power_supply
 from updater.node import Node
 from updater.settings import Settings, load
 
@@ -236,13 +235,7 @@ class World:
 
     def power(self) -> PowerSupply:
         """Return the machine's power supply; `boot_once` is switching it on."""
-        settings = self.settings()
-        where = places(settings, slot_layout(settings))
-        return PowerSupply(
-            firmware=lambda: power_on(self.boot_control, where),
-            run_folder=self.folder / "run",
-            daemon=[],
-        )
+        return power_supply(self.settings(), daemon=[])
 
     def boot(self) -> Node:
         """Boot the machine and return its node, as a fresh process would build it."""

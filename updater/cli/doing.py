@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,17 +30,25 @@ def check(shared: Shared, *, as_json: bool) -> None:
 @bascule.command()
 @click.option("--force", is_flag=True, help="Also take a version that failed here before.")
 @click.option("--version", "version", default="", help="Take this version and no other.")
+@click.option(
+    "--payload",
+    default="",
+    metavar="PLACE",
+    help="Install this file or URL, signed by a key of trust.payload_keys; ask no server.",
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_shared
-def update(shared: Shared, *, force: bool, version: str, yes: bool) -> None:
+def update(shared: Shared, *, force: bool, version: str, payload: str, yes: bool) -> None:
     """Check, install and arm now; status 5 when a reboot is needed, 4 when nothing is newer.
 
     Example: bascule update --yes
     """
     if force and not yes:
-        click.confirm("Take it even if it failed here before?", abort=True)
+        older = "is older or " if payload else ""
+        click.confirm(f"Take it even if it {older}failed here before?", abort=True)
+    place = payload if not payload or "://" in payload else str(Path(payload).absolute())
     with progress_shown(shared.settings()):
-        facts = shared.client().call("update", force=force, version=version)
+        facts = shared.client().call("update", force=force, version=version, payload=place)
     shared.tell_server()
     click.echo(f"version {facts['version']} is armed; `bascule reboot` starts it")
     raise SystemExit(EXIT_ARMED)

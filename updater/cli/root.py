@@ -39,6 +39,8 @@ class Shared:
     def __init__(self, config: Path | None, *, direct: bool) -> None:
         self.config = config
         self.direct = direct
+        self._asked = False
+        self._found: Client | None = None
 
     def settings(self) -> Settings:
         """Return the checked settings."""
@@ -53,15 +55,25 @@ class Shared:
         return build(self.settings())
 
     def client(self) -> Client:
-        """Return who carries verbs out."""
-        return self.engine()
+        """Return who carries verbs out: the service when it runs, else the engine here."""
+        return self._service() or self.engine()
 
     def reader(self) -> Client:
-        """Return who shows: the engine where this person may read its memory."""
-        return self.engine()
+        """Return who shows: the engine where this person may read its memory, else the service."""
+        readable = os.access(self.settings().node.state_folder, os.R_OK | os.X_OK)
+        return self.engine() if readable else self.client()
+
+    def _service(self) -> Client | None:
+        """Return the service on the bus, None when there is none; asked once."""
+        if not self._asked:
+            self._asked = True
+            self._found = None if self.direct else _on_bus(self.settings())
+        return self._found
 
     def tell_server(self) -> None:
         """Send queued events if the server is there; the service sends what is left."""
+        if self._service() is not None:
+            return  # it has sent them, or does
         from updater.checking import present
         from updater.steering import flush
 
@@ -76,6 +88,23 @@ class Shared:
     def engine(self) -> DirectClient:
         """Return the engine in this process, whether a service runs or not."""
         return DirectClient(self.node, by=person())
+
+
+def _on_bus(settings: Settings) -> Client | None:
+    """Return the service on the bus; the library is loaded only where a bus may listen."""
+    from updater.bus.address import bus_address, may_listen
+
+    address = bus_address(settings)
+    if not address or not may_listen(address):
+        return None
+    from updater.bus.client import BusClient
+
+    service = BusClient(
+        address,
+        interactive=sys.stdin.isatty(),
+        note=lambda line: click.echo(f"note: {line}", err=True),
+    )
+    return service if service.is_there() else None
 
 
 pass_shared = click.make_pass_decorator(Shared)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -11,6 +13,10 @@ import msgspec
 from updater.cli.root import Shared, bascule, pass_shared
 from updater.client import Reply, reply_of
 from updater.rooms import ROOM_ERRORS
+
+if TYPE_CHECKING:
+    from updater.bus.service import BusService
+    from updater.node import Node
 
 
 @bascule.command()
@@ -31,14 +37,38 @@ def daemon(shared: Shared) -> None:
     limit = take_watchdog_limit(os.environ)
     faulthandler.enable()  # the watchdog's SIGABRT shows where each thread hung
     start_logging()
+    node = shared.node()
     service = Daemon(
-        shared.node(),
+        node,
         [*own_command(shared), "step"],
+        bus=_bus(shared, node),
         notifier=notifier,
         watchdog=Watchdog(notifier.alive, limit_secs=limit, monotonic=time.monotonic),
     )
     service.listen_to_signals()
     service.run()
+
+
+def _bus(shared: Shared, node: Node) -> Callable[[Callable[[], None]], BusService] | None:
+    """Return what makes the service's place on the bus; nothing is loaded where there is none."""
+    from updater.bus.address import bus_address
+
+    address = bus_address(node.settings)
+    if not address:
+        return None
+    from updater.bus.service import BusService
+    from updater.bus.session import Place
+
+    def make(woken: Callable[[], None]) -> BusService:
+        place = Place(
+            node=node,
+            command=[*own_command(shared), "verb"],
+            compatible=node.settings.bus.compatible,
+            woken=woken,
+        )
+        return BusService(place, address)
+
+    return make
 
 
 def own_command(shared: Shared) -> list[str]:

@@ -23,8 +23,8 @@ def config_check(shared: Shared) -> None:
     Example: bascule config check
     """
     from updater.assembly import slot_layout
+    from updater.given import load_keys
     from updater.settings import load
-    from updater.updating import load_keys
 
     loaded = load(shared.config)
     slot_layout(loaded.settings)

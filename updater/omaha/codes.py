@@ -104,8 +104,11 @@ BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
         "device-write": EngineError.DOWNLOAD_WRITE,
         "download-failed": EngineError.DOWNLOAD_TRANSFER,
         "payload-hash": EngineError.PAYLOAD_HASH_MISMATCH,
+        "payload-digest": EngineError.PAYLOAD_HASH_MISMATCH,
         "payload-truncated": EngineError.PAYLOAD_SIZE_MISMATCH,
         "payload-trailing": EngineError.PAYLOAD_SIZE_MISMATCH,
+        "source-mismatch": EngineError.DOWNLOAD_STATE_INITIALIZATION,
+        "copy-mismatch": EngineError.FILESYSTEM_COPIER,
         "payload-magic": EngineError.METADATA_MAGIC,
         "payload-limits": EngineError.METADATA_SIZE,
         "manifest-invalid": EngineError.MANIFEST_PARSE,
@@ -117,6 +120,9 @@ BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
         "blob-mismatch": EngineError.OPERATION_HASH_MISMATCH,
         "partition-mismatch": EngineError.NEW_ROOTFS_VERIFICATION,
         "readback-mismatch": EngineError.NEW_ROOTFS_VERIFICATION,
+        "postinstall-failed": EngineError.POSTINSTALL,
+        "postinstall-mount": EngineError.POSTINSTALL,
+        "postinstall-firmware": EngineError.BOOTED_FROM_FIRMWARE_B,
         "boot-control": EngineError.SET_BOOTABLE_FLAG,
     }
 )

@@ -151,7 +151,7 @@ def switch_on(disk: Path, *, folder: Path, root: str) -> bytes:
     """
     devices = disk.with_name("device.map")
     devices.write_text(f"(hd0) {disk}\n")
-    command = [program("grub-emu"), "-d", folder, "-m", devices, "-r", root]
+    command = [program("grub-emu"), "-d", str(folder), "-m", str(devices), "-r", root]
     done = subprocess.run(
         command,
         stdin=subprocess.DEVNULL,

@@ -69,21 +69,21 @@ def applied(payload: bytes, folder: Path, old: bytes = OLD) -> bytes:
 
 
 def test_every_operation_of_a_delta_makes_the_very_image(tmp_path: Path) -> None:
-    assert applied(every_operation().bytes(), tmp_path) == NEW
+    assert applied(every_operation().payload(), tmp_path) == NEW
 
 
 def test_the_old_image_may_be_longer_than_the_delta_says(tmp_path: Path) -> None:
-    assert applied(every_operation().bytes(), tmp_path, OLD + b"the rest of the slot") == NEW
+    assert applied(every_operation().payload(), tmp_path, OLD + b"the rest of the slot") == NEW
 
 
 def test_a_shorter_old_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceMismatchError, match="has 65535 bytes, the delta starts from 65536"):
-        applied(every_operation().bytes(), tmp_path, OLD[:-1])
+        applied(every_operation().payload(), tmp_path, OLD[:-1])
 
 
 def test_one_changed_byte_of_the_old_image_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SourceMismatchError, match="the delta starts from"):
-        applied(every_operation().bytes(), tmp_path, OLD[:-1] + b"!")
+        applied(every_operation().payload(), tmp_path, OLD[:-1] + b"!")
 
 
 def test_an_operation_that_reads_other_bytes_than_it_names_is_refused(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_an_operation_that_reads_other_bytes_than_it_names_is_refused(tmp_path: 
     delta.add(deltas.SOURCE_COPY, [(0, 16)], source=[(0, 16)], source_sha256=bytes(31) + b"1")
 
     with pytest.raises(SourceMismatchError, match="SOURCE_COPY reads bytes of sha256"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 def test_a_delta_that_makes_another_image_is_refused(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_delta_that_makes_another_image_is_refused(tmp_path: Path) -> None:
     delta.copy([(0, 16)], [(0, 16)])
 
     with pytest.raises(PartitionMismatchError):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_what_we_do_not_carry_out_is_refused_by_name_before_a_byte_is_written(
     delta.add(kind, [(0, 16)], source=[(0, 16)], blob=b"patch")
 
     with pytest.raises(OperationUnsupportedError, match=f"an operation {name}, which we do not"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 @pytest.mark.parametrize("minor", [0, 1, 11])
@@ -127,7 +127,7 @@ def test_a_delta_of_a_minor_version_that_we_do_not_know_is_refused(
     minor: int, tmp_path: Path
 ) -> None:
     with pytest.raises(DeltaUnsupportedError, match=f"minor version {minor}, we apply 2 to 10"):
-        applied(every_operation(minor).bytes(), tmp_path)
+        applied(every_operation(minor).payload(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -155,14 +155,14 @@ def test_an_operation_belongs_to_a_minor_version(kind: int, minor: int, tmp_path
         delta.replace(kind, [(0, 16)])
 
     with pytest.raises(OperationUnsupportedError, match=f"delta, minor version {minor - 1}"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
     delta.minor = minor
     if reads:
         with pytest.raises(OperationUnsupportedError, match="which we do not carry out"):
-            applied(delta.bytes(), tmp_path)
+            applied(delta.payload(), tmp_path)
     else:
-        assert applied(delta.bytes(), tmp_path) == new
+        assert applied(delta.payload(), tmp_path) == new
 
 
 @pytest.mark.parametrize("kind", [2, 3])
@@ -171,7 +171,7 @@ def test_in_place_operations_are_refused_in_format_2(kind: int, tmp_path: Path) 
     delta.add(kind, [(0, 16)], source=[(0, 16)], blob=b"patch" if kind == 3 else b"")
 
     with pytest.raises(OperationUnsupportedError, match=r"MOVE|BSDIFF"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 @pytest.mark.parametrize("source", [[(15, 2)], [(16, 1)], [(2**64 - 1, 1)], [(0, 0)], [(2**63, 1)]])
@@ -182,7 +182,7 @@ def test_blocks_outside_the_old_image_are_refused(
     delta.add(deltas.SOURCE_COPY, [(0, 2)], source=source)
 
     with pytest.raises(ManifestInvalidError, match="are read of part usr, which has 16 blocks"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_each_new_block_is_written_exactly_once(
     delta.add(deltas.SOURCE_COPY, target, source=[(4, count)])
 
     with pytest.raises(ManifestInvalidError, match=what):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 def test_a_copy_of_another_length_than_its_target_is_refused(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_copy_of_another_length_than_its_target_is_refused(tmp_path: Path) -> 
     delta.add(deltas.SOURCE_COPY, [(0, 2)], source=[(0, 1)])
 
     with pytest.raises(ManifestInvalidError, match="copies 4096 bytes to blocks of 8192"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 def test_an_operation_that_replaces_reads_nothing(tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_an_operation_that_replaces_reads_nothing(tmp_path: Path) -> None:
     delta.add(deltas.REPLACE, [(0, 1)], source=[(0, 1)], blob=OLD[:BLOCK])
 
     with pytest.raises(ManifestInvalidError, match="REPLACE of part usr reads blocks"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 def test_a_copy_larger_than_we_hold_is_refused_before_a_byte_is_written(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_copy_larger_than_we_hold_is_refused_before_a_byte_is_written(tmp_path
     delta.copy([(0, blocks)], [(0, blocks)])
 
     with pytest.raises(PayloadLimitsError, match="makes 34603008 bytes"):
-        applied(delta.bytes(), tmp_path, delta.old)
+        applied(delta.payload(), tmp_path, delta.old)
 
 
 def test_a_patch_that_breaks_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -235,11 +235,11 @@ def test_a_patch_that_breaks_leaves_nothing_behind(tmp_path: Path) -> None:
     delta.add(deltas.SOURCE_BSDIFF, [(0, 16)], source=[(0, 16)], blob=blob)
 
     with pytest.raises(OperationOutputError, match="the extra stream of a patch is cut off"):
-        applied(delta.bytes(), tmp_path)
+        applied(delta.payload(), tmp_path)
 
 
 def test_a_source_of_an_unknown_part_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p").write_bytes(every_operation().bytes())
+    (tmp_path / "p").write_bytes(every_operation().payload())
     (tmp_path / "old").write_bytes(OLD)
 
     with pytest.raises(PartUnknownError, match="no part 'root' to give a source"):
@@ -251,7 +251,7 @@ def test_a_source_of_an_unknown_part_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_delta_without_its_source_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p").write_bytes(every_operation().bytes())
+    (tmp_path / "p").write_bytes(every_operation().payload())
 
     with pytest.raises(SourceMissingError):
         apply_file(tmp_path / "p", {"usr": tmp_path / "new"})

@@ -241,7 +241,7 @@ def test_parts_that_format_1_has_not_are_refused(
     parts: dict[str, bytes], error: type[ImagesError], why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error, match=why):
-        built(tmp_path, **parts)
+        built(tmp_path, compression=None, **parts)
     assert not (tmp_path / "payload").exists()
 
 

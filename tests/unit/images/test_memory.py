@@ -86,3 +86,57 @@ def test_eight_mib_of_tiny_messages_are_refused_without_memory(major: int, field
 
     assert verdict in {"payload-limits", "manifest-invalid"}
     assert grown < 24 * MIB
+
+
+DECODE = """
+import bz2, hashlib, sys
+from images.operations import decode, memory_bytes
+from images.payload import Extent, Operation, OperationKind
+from tests.unit.images.test_bsdiff import Held, number
+
+MIB = 1024 * 1024
+
+def peak_kib():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+class Endless:
+    def read_at(self, offset, size):
+        return bytes(size)
+
+def repeated(piece, count):
+    packer = bz2.BZ2Compressor()
+    return b"".join([packer.compress(piece) for _ in range(count)] + [packer.flush()])
+
+size = 32 * MIB
+noise = hashlib.shake_256(b"noise").digest(15 * MIB)
+entries = b"".join(number(value) for value in (size - len(noise), len(noise), 0))
+packer = bz2.BZ2Compressor()
+extra = packer.compress(noise) + packer.flush()
+streams = [bz2.compress(entries), repeated(bytes(MIB), 17), extra]
+blob = b"BSDIFF40" + number(len(streams[0])) + number(len(streams[1])) + number(size)
+blob += b"".join(streams)
+del noise, extra, streams, packer
+operation = Operation(
+    kind=OperationKind.SOURCE_BSDIFF, data_offset=0, data_length=len(blob),
+    dst_extents=(Extent(0, size // 4096),), dst_length=size, output_limit=size,
+    data_sha256=hashlib.sha256(blob).digest(), dst_sha256=None,
+    src_extents=(Extent(0, 2 * size // 4096),), src_length=2 * size,
+)
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")  # the peak begins anew: what made the patch is not what applies it
+before = peak_kib()
+output = decode(operation, blob, block_size=4096, source=Endless())
+grown = (peak_kib() - before) * 1024
+print(grown, memory_bytes(operation) - len(blob), len(blob), len(output))
+"""
+
+
+def test_the_largest_patch_costs_what_is_budgeted_and_less_than_64_mib_with_its_blob() -> None:
+    result = subprocess.run([sys.executable, "-c", DECODE], capture_output=True, check=True)
+    grown, budget, blob, made = map(int, result.stdout.split())
+
+    assert made == 32 * MIB
+    assert blob > 15 * MIB
+    assert grown <= budget
+    assert grown + blob < 64 * MIB

@@ -64,7 +64,7 @@ def test_each_program_has_a_file_for_each_shell() -> None:
     [
         (["bascule", "per"], ["permit"]),
         (["bascule", "permit", ""], ["return", "set-max", "status"]),
-        (["bascule", "update", "--"], ["--force", "--version", "--yes", "--help"]),
+        (["bascule", "update", "--"], ["--force", "--version", "--payload", "--yes", "--help"]),
         (["bascule-image", "bu"], ["build"]),
         (["bascule-image", "disk", "cr"], ["create"]),
         (["bascule-server", "group", "pa"], ["pause"]),

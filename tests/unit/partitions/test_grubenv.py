@@ -119,6 +119,13 @@ class TestOneSector:
             control.confirm(B)
         assert file.read_bytes() == before
 
+    def test_a_second_line_of_the_same_name_is_not_left_behind_with_the_same_value(
+        self, file: Path
+    ) -> None:
+        control = keep(file, FILLER, OURS, b"B_TRY=4\n")
+        with pytest.raises(GrubenvCrowdedError):
+            control.arm(B, tries=4)
+
     def test_a_change_within_one_of_the_two_sectors_is_made(self, file: Path) -> None:
         control = keep(file, OURS[:17], FILLER, OURS[17:].replace(b"B_OK=0", b"B_OK=1"))
         control.disarm(B)

@@ -250,9 +250,8 @@ class TestWhatSystemdIsTold:
             yield made
 
     @pytest.fixture
-    def notifier(self, tmp_path: Path, systemd: Datagrams) -> Notifier:
-        assert systemd
-        return Notifier(str(tmp_path / "notify"))
+    def notifier(self, systemd: Datagrams) -> Notifier:
+        return Notifier(systemd.address)
 
     def messages(self, systemd: Datagrams) -> list[str]:
         return [message.decode() for message in systemd.all()]
@@ -305,12 +304,12 @@ class TestWhatSystemdIsTold:
         world.release("2.0.0", rollback_index=2)
         due_now(world)
         node = world.node()
-        watcher = threading.Thread(
-            target=lambda: (
-                wait_until(lambda: memory_of(world).waiting_code == "reboot-manual"),
-                node.stop.set(),
-            )
-        )
+
+        def watch() -> None:
+            wait_until(lambda: memory_of(world).waiting_code == "reboot-manual")
+            node.stop.set()
+
+        watcher = threading.Thread(target=watch)
         watcher.start()
         Daemon(node, notifier=notifier).run()
         watcher.join()
@@ -381,7 +380,7 @@ class TestWhatSystemdIsTold:
         def step(_: Engine, *, heavy: bool) -> None:
             assert heavy
             before.extend(self.messages(systemd))
-            for _ in range(100):  # as another thread would, while we hang
+            for _turn in range(100):  # as another thread would, while we hang
                 clock.now += 10
                 watchdog.beat("bus")
             after.extend(self.messages(systemd))

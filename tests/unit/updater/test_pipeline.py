@@ -17,7 +17,7 @@ from images.build import build
 from images.errors import BlobMismatchError, ImagesError, PayloadSignatureError
 from images.operations import memory_bytes
 from images.reader import Accept, Metadata, PayloadFile, verify_file
-from images.release import facts_of
+from images.release import PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
 from partitions.booted import Booted
 from partitions.errors import DeviceWriteError, PartitionsError
@@ -554,7 +554,7 @@ class TestAFailure:
     def test_of_the_whole_that_no_part_shows(self, bench: Bench) -> None:
         """Without keys and with another file's hash."""
         plan = replace(bench.plan(), keys=None, sha256="0" * 64)
-        with pytest.raises(PayloadDigestError, match="signed is 0000"):
+        with pytest.raises(PayloadDigestError, match="expected is 0000"):
             write_slot(plan, bench.download(), bench.journal(), bench.shell())
 
     def test_of_nobody_when_told_to_stop_before_it_begins(self, bench: Bench) -> None:
@@ -580,6 +580,7 @@ class TestBeforeTheFirstByteIsWritten:
         import msgspec
 
         plan = bench.plan()
+        assert isinstance(plan.facts, PayloadFacts)
         part = msgspec.structs.replace(plan.facts.partitions[0], size=4096)
         facts = msgspec.structs.replace(plan.facts, partitions=(part, *plan.facts.partitions[1:]))
         with pytest.raises(FactsMismatchError):

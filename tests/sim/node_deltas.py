@@ -1,0 +1,79 @@
+"""Deltas between images of a `World`, signed by its key, whose operations copy, patch and replace.
+
+Images are whole MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+import bsdiff4
+
+from images.proto import payload_pb2 as pb
+from tests.sim.deltas import REPLACE_ZSTD, Delta
+from tests.sim.payloads import BLOCK, Forge, format_1
+from tests.sim.world import payload_key
+
+MIB = 1024 * 1024
+PER_CHUNK = MIB // BLOCK
+
+
+def chunk(image: bytes, number: int) -> bytes:
+    return image[number * MIB : (number + 1) * MIB]
+
+
+def apart(old: bytes, new: bytes) -> bytes:
+    """Return a format 2 delta, signed."""
+    delta = Delta(old, new)
+    delta.patch([(0, PER_CHUNK)], [(0, PER_CHUNK)])
+    for number in range(1, len(new) // MIB):
+        extent = (number * PER_CHUNK, PER_CHUNK)
+        if chunk(old, number) == chunk(new, number):
+            delta.copy([extent], [extent])
+        elif number == len(new) // MIB - 1:
+            delta.patch([(0, PER_CHUNK)], [extent])
+        else:
+            delta.replace(REPLACE_ZSTD, [extent])
+    unsigned = delta.payload()
+    size = struct.unpack_from(">Q", unsigned, 12)[0]
+    manifest = pb.DeltaArchiveManifest.FromString(unsigned[24 : 24 + size])
+    return Forge(manifest, delta.blobs, keys=[payload_key()]).bytes()
+
+
+def in_place(old: bytes, new: bytes) -> bytes:
+    """Return a format 1 delta whose operations depend on all that came before them."""
+    manifest = pb.DeltaArchiveManifest(block_size=BLOCK)
+    blobs = b""
+
+    def add(kind: int, number: int, source: int | None = None, data: bytes = b"") -> None:
+        nonlocal blobs
+        operation = manifest.partition_operations.add(
+            type=kind, dst_extents=[extent(number)], dst_length=MIB
+        )
+        if source is not None:
+            operation.src_extents.append(extent(source))
+            operation.src_length = MIB
+        if data:
+            operation.data_offset, operation.data_length = len(blobs), len(data)
+            operation.data_sha256_hash = hashlib.sha256(data).digest()
+            blobs += data
+
+    kinds = pb.InstallOperation
+    add(kinds.BSDIFF, 0, 0, bsdiff4.diff(chunk(old, 0), chunk(new, 0)))
+    last = len(new) // MIB - 1
+    add(kinds.REPLACE, 5, None, chunk(new, last))
+    add(kinds.MOVE, last, 5)  # reads what was just written, and is written over below
+    for number in range(1, last):
+        add(kinds.REPLACE, number, None, chunk(new, number))
+    manifest.old_partition_info.size, manifest.old_partition_info.hash = len(old), _sha256(old)
+    manifest.new_partition_info.size, manifest.new_partition_info.hash = len(new), _sha256(new)
+    return format_1(manifest, blobs, keys=[payload_key()])
+
+
+def extent(number: int) -> pb.Extent:
+    return pb.Extent(start_block=number * PER_CHUNK, num_blocks=PER_CHUNK)
+
+
+def _sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
