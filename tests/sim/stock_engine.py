@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -51,7 +51,7 @@ EXT_MAGIC_OFFSET: Final = 1080  # of the magic number in an ext2 file system
 V1_HEADER_BYTES: Final = 20
 
 # What the images room refuses, as the engine's number; the nearest kind counts.
-CODES: Final = MappingProxyType({
+CODES: Final[Mapping[type, int]] = MappingProxyType({
     PayloadMagicError: 21,
     PayloadVersionError: 23,
     ManifestInvalidError: 23,
