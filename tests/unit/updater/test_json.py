@@ -146,7 +146,7 @@ def a_life(world: World, seen: Seen, capfd: pytest.CaptureFixture[str]) -> None:
     look()
     world.write_settings(reboot='"manual"', poll_interval_secs="600")
     say("rollback")
-    say("rollback")
+    say("reset")
 
 
 def test_the_verbs_of_a_node_give_what_the_page_says(
