@@ -20,7 +20,7 @@ from tests.sim.world import World
 ROOT: Final = Path(__file__).parents[2]
 NAME: Final = "org.bascule.Updater1"
 OBJECT: Final = "/org/bascule/Updater1"
-PATIENCE_SECS: Final = 90.0
+PATIENCE_SECS: Final = 40.0
 
 
 @dataclass
@@ -40,7 +40,8 @@ class BusNode:
     def settings(self, bus: str = "", **changes: str) -> None:
         """Write the node's settings; it does not check by itself unless `changes` say so."""
         section = f'\n[bus]\naddress = "{self.bus.address}"\n{bus}'
-        self.world.write_settings(section, **({"poll_interval_secs": "3600"} | changes))
+        quiet = {"poll_interval_secs": "3600", "first_check_secs": "3600"}
+        self.world.write_settings(section, **(quiet | changes))
 
     @property
     def command(self) -> list[str]:

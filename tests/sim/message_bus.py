@@ -38,6 +38,7 @@ CONFIG: Final = """\
     <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Introspectable"/>
   </policy>
   <policy user="root">
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Monitoring"/>
     <allow own="org.freedesktop.PolicyKit1"/>
     <allow own="org.bascule.Test1"/>
     <allow send_destination="org.freedesktop.PolicyKit1"/>
