@@ -108,6 +108,8 @@ class Manager:
     async def reset_status(self, caller: Caller) -> tuple[object, ...]:
         """Take an armed update back; its version may be tried again."""
         by = await admit_compatible(self.door.bus, caller)
+        if self.door.jobs.runs("update"):
+            raise JobRunsError("an attempt is under way")
         await self.door.perform("reset", {}, by)
         return ()
 
