@@ -23,9 +23,7 @@ WARM_UP_SECS = 30.0
 
 def test_status_and_idle_daemon(tmp_path: Path) -> None:
     with MessageBus() as bus, World(tmp_path / "node") as world:
-        world.write_settings(
-            f'[bus]\naddress = "{bus.address}"\n', poll_interval_secs="3600"
-        )
+        world.write_settings(f'[bus]\naddress = "{bus.address}"\n', poll_interval_secs="3600")
         world.boot()
         command = [sys.executable, "-m", "updater.cli", "--config", str(world.config)]
         process = subprocess.Popen([*command, "daemon"], stderr=subprocess.DEVNULL)

@@ -91,9 +91,7 @@ class Jobs:
         log.info("job ended number=%d verb=%s status=%d", number, name, reply.status)
         self._done(number, reply)
 
-    async def _reply(
-        self, number: int, name: str, options: Mapping[str, object], by: str
-    ) -> Reply:
+    async def _reply(self, number: int, name: str, options: Mapping[str, object], by: str) -> Reply:
         process = await asyncio.create_subprocess_exec(
             *self._command, name, json.dumps(options), "--by", by, stdin=DEVNULL, stdout=PIPE
         )

@@ -69,6 +69,7 @@ log = logging.getLogger(__name__)
 CALL_TIMEOUT_SECS: Final = 25.0  # what libdbus and GLib use
 CONNECT_TIMEOUT_SECS: Final = 10.0
 AUTH_LINE_MAX_BYTES: Final = 16 * 1024  # as libdbus
+DRAIN_SECS: Final = 1.0
 ANSWERS_MAX: Final = 64  # method calls that are being answered at the same time
 BUS: Final = "org.freedesktop.DBus"
 BUS_PATH: Final = "/org/freedesktop/DBus"
@@ -293,9 +294,9 @@ class Bus:
     async def _drain(self) -> None:
         """Let the last answers out; a bus that does not take them is not waited for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while self.connected and self._connection.is_writing():
-                    await asyncio.sleep(0.01)
+            async with asyncio.timeout(DRAIN_SECS):
+                while self.connected and self._connection.is_writing():  # it has no event for it
+                    await asyncio.sleep(0.01)  # noqa: ASYNC110  # see above
 
     def _on_message(self, message: Message) -> bool:
         if message.message_type is not MessageType.SIGNAL:
@@ -385,12 +386,13 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
         return line[:-2].decode(errors="replace")
 
     @override
-    def _make_method_handler(self, interface: ServiceInterface, method: Any) -> Any:  # noqa: ANN401  # the library's
+    def _make_method_handler(self, interface: ServiceInterface, method: Any) -> Any:
         def handler(message: Message, _send_reply: object) -> None:
             words = self.interfaces[interface].error_words
             if len(self.answering) >= ANSWERS_MAX:
                 busy = InternalError(f"{ANSWERS_MAX} calls are being answered already")
-                return self._reply(message, _error(message, words(busy)))
+                self._reply(message, _error(message, words(busy)))
+                return
             task = self._loop.create_task(self._answer(message, method, words))
             self.answering.add(task)
             task.add_done_callback(self.answering.discard)
@@ -398,7 +400,10 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
         return handler
 
     async def _answer(
-        self, message: Message, method: Any, words: Callable[[AnyRoomError], ErrorWords]  # noqa: ANN401
+        self,
+        message: Message,
+        method: Any,  # noqa: ANN401  # the library's
+        words: Callable[[AnyRoomError], ErrorWords],
     ) -> None:
         """Run a method and send what it gives, or its error in words; never a stack."""
         asked = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)

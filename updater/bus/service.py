@@ -111,9 +111,7 @@ class BusService:
                 await session.close()
             level = logging.DEBUG if self._warned else logging.WARNING
             self._warned = True
-            log.log(
-                level, "not on the bus, goes on without code=%s why=%s", error.code, error
-            )
+            log.log(level, "not on the bus, goes on without code=%s why=%s", error.code, error)
             return None
         log.info("on the bus address=%s", self._address)
         return session

@@ -94,7 +94,9 @@ class Session:
         folders = (node.store.folder, Path(node.settings.node.run_folder))
         for folder in folders:
             with contextlib.suppress(OSError):
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700 if folder is folders[0] else 0o755)
+                folder.mkdir(
+                    parents=True, exist_ok=True, mode=0o700 if folder is folders[0] else 0o755
+                )
         watch = FolderWatch(folders)
         loop = asyncio.get_running_loop()
         loop.add_reader(watch.descriptor, self._on_files, watch)

@@ -43,9 +43,7 @@ VERBS = [
 
 
 @pytest.mark.parametrize(("before", "verb"), VERBS)
-def test_words_and_status_are_those_of_the_engine(
-    resting: BusNode, before: str, verb: str
-) -> None:
+def test_words_and_status_are_those_of_the_engine(resting: BusNode, before: str, verb: str) -> None:
     def outcome(*how: str) -> tuple[int, str, str]:
         for word in ("unhold", "unpin"):
             resting.cli("--direct", word)
@@ -55,7 +53,7 @@ def test_words_and_status_are_those_of_the_engine(
 
     jobs = resting.log.count("job begins")
     by_bus = outcome()
-    heavy = verb.split()[0] in {"check", "update", "reboot", "permit"}
+    heavy = verb.startswith(("check", "update", "reboot", "permit"))
     assert resting.log.count("job begins") == jobs + heavy
     assert by_bus == outcome("--direct")
 

@@ -83,9 +83,7 @@ def test_a_bus_that_refuses_the_name_is_gone_on_without(
     monkeypatch.setattr(service, "RETRY_SECS", 3600)
     node.start()
     node.wait_on_bus()
-    place = Place(
-        node=node.world.node(), command=["false"], compatible=False, woken=lambda: None
-    )
+    place = Place(node=node.world.node(), command=["false"], compatible=False, woken=lambda: None)
     second = BusService(place, node.bus.address)
     second.start()
     node.wait_for(lambda: "code=bus-name" in caplog.text, "the refusal")

@@ -62,8 +62,7 @@ class Polkit:
         bus.export(rights.POLKIT_PATH, interface)
         await bus.own(rights.POLKIT)
         ready.set()
-        while not ending.is_set():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(ending.wait)
         await bus.close()
 
 

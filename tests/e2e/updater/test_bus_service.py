@@ -100,7 +100,9 @@ def test_introspection_names_the_arguments(resting: BusNode) -> None:
 
 def test_facts_are_those_of_the_command(resting: BusNode) -> None:
     for member, command in (("Status", "status"), ("Slots", "slots"), ("Why", "why")):
-        assert resting.facts(member) == json.loads(resting.cli("--direct", command, "--json").stdout)
+        assert resting.facts(member) == json.loads(
+            resting.cli("--direct", command, "--json").stdout
+        )
     assert resting.facts("History", "u", "5") == json.loads(
         resting.cli("--direct", "history", "-n", "5", "--json").stdout
     )
@@ -144,9 +146,7 @@ def test_a_refusal_has_a_name_and_a_sentence(resting: BusNode) -> None:
     told = resting.bus.gdbus("call", "-d", NAME, "-o", OBJECT, "-m", f"{NAME}.Rollback")
     expected = "org.bascule.Error.RollbackRefused: slot b holds no system that was confirmed"
     assert expected in told.stderr
-    told = resting.bus.gdbus(
-        "call", "-d", NAME, "-o", OBJECT, "-m", f"{NAME}.Unhold", user=NOBODY
-    )
+    told = resting.bus.gdbus("call", "-d", NAME, "-o", OBJECT, "-m", f"{NAME}.Unhold", user=NOBODY)
     assert "org.bascule.Error.NotAuthorized: " in told.stderr
 
 
