@@ -143,7 +143,7 @@ def compatible_status(
 def _share(update: Mapping[str, Any]) -> float:
     if not update.get("size"):
         return 0.0
-    return min(1.0, update["done"] / update["size"])
+    return min(1.0, float(update["done"] / update["size"]))
 
 
 def _unix(text: str | None) -> int:
