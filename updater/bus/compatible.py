@@ -61,6 +61,7 @@ class Manager:
     said: CompatibleStatus = field(default_factory=CompatibleStatus)
     _exported: Exported | None = None
     _said_at: float = float("-inf")
+    _awaited: bool = False  # an attempt was asked for, and nothing of it has been seen yet
 
     def interface(self) -> Interface:
         """Return the interface as a table."""
@@ -82,8 +83,7 @@ class Manager:
 
     def tell(self, facts: Facts, *, anyway: bool = False) -> None:
         """Send StatusUpdate when there is news."""
-        begins = self.door.jobs.runs("update")
-        status = compatible_status(facts, self.said, begins=begins)
+        status = self._status(facts)
         now = self.monotonic()
         late = status != self.said and now - self._said_at >= PROGRESS_PAUSE_SECS
         if self._exported is None or not (anyway or late or status.is_news_after(self.said)):
@@ -102,17 +102,28 @@ class Manager:
             self.door.jobs.begin("update", {}, by=by)
         except JobRunsError as error:
             log.info("attempt not begun code=%s why=%s", error.code, error)
+        self._awaited = self.door.jobs.runs("update")
         self.tell(facts)
         return ()
 
     async def reset_status(self, caller: Caller) -> tuple[object, ...]:
         """Take an armed update back; its version may be tried again."""
         by = await admit_compatible(self.door.bus, caller)
+        if self._begins(self.facts()):
+            raise JobRunsError("an attempt is under way")
         await self.door.perform("reset", {}, by)
         return ()
 
     async def get_status(self, caller: Caller) -> tuple[object, ...]:
         """Tell how things stand."""
         await admit_compatible(self.door.bus, caller)
-        begins = self.door.jobs.runs("update")
-        return compatible_status(self.facts(), self.said, begins=begins).values()
+        return self._status(self.facts()).values()
+
+    def _status(self, facts: Facts) -> CompatibleStatus:
+        return compatible_status(facts, self.said, begins=self._begins(facts))
+
+    def _begins(self, facts: Facts) -> bool:
+        """Tell whether an attempt was asked for whose process cannot be seen yet."""
+        seen = facts["state"] != State.IDLE.value
+        self._awaited = self._awaited and not seen and self.door.jobs.runs("update")
+        return self._awaited

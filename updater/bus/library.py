@@ -45,12 +45,13 @@ from updater.client import reply_of
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 
 if not hasattr(typing, "no_type_check_decorator"):  # Python 3.15
-    typing.no_type_check_decorator = lambda function: function
+    typing.no_type_check_decorator = lambda decorator: decorator
 
 import dbus_next.service
 from dbus_next import introspection
-from dbus_next.aio import MessageBus
+from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import (
+    ArgDirection,
     MessageFlag,
     MessageType,
     NameFlag,
@@ -62,13 +63,15 @@ from dbus_next.message import Message
 from dbus_next.service import ServiceInterface
 from dbus_next.signature import Variant
 
-dbus_next.service.no_type_check_decorator = lambda function: function  # deprecated since 3.13
+# Deprecated since 3.13, where each use of it warns.
+setattr(dbus_next.service, "no_type_check_decorator", lambda decorator: decorator)  # noqa: B010  # not its export
 
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT_SECS: Final = 25.0  # what libdbus and GLib use
 CONNECT_TIMEOUT_SECS: Final = 10.0
 AUTH_LINE_MAX_BYTES: Final = 16 * 1024  # as libdbus
+DRAIN_SECS: Final = 1.0
 ANSWERS_MAX: Final = 64  # method calls that are being answered at the same time
 BUS: Final = "org.freedesktop.DBus"
 BUS_PATH: Final = "/org/freedesktop/DBus"
@@ -279,7 +282,7 @@ class Bus:
     async def ended(self) -> None:
         """Wait until the connection has ended, whoever ended it."""
         with contextlib.suppress(Exception):
-            await self._connection.wait_for_disconnect()
+            await self._connection.wait_for_disconnect()  # type: ignore[no-untyped-call]  # the library
 
     async def close(self) -> None:
         """End the connection; what is being answered answers that it was cancelled."""
@@ -293,8 +296,8 @@ class Bus:
     async def _drain(self) -> None:
         """Let the last answers out; a bus that does not take them is not waited for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                while self.connected and self._connection.is_writing():
+            async with asyncio.timeout(DRAIN_SECS):
+                while self.connected and self._connection.is_writing():  # noqa: ASYNC110  # no event tells
                     await asyncio.sleep(0.01)
 
     def _on_message(self, message: Message) -> bool:
@@ -339,7 +342,7 @@ class _PatientSocket:
             return 0
 
 
-class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
+class _Connection(MessageBus):
     """The library's bus with its faults mended.
 
     Attributes:
@@ -360,7 +363,7 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
     def give_up(self) -> None:
         """End it now."""
         self._user_disconnect = True
-        self._finalize(None)
+        self._finalize(None)  # type: ignore[no-untyped-call]  # the library's
         self._close_socket()
 
     def is_writing(self) -> bool:
@@ -385,14 +388,13 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
         return line[:-2].decode(errors="replace")
 
     @override
-    def _make_method_handler(
-        self, interface: ServiceInterface, method: Any
-    ) -> Any:  # the library's
+    def _make_method_handler(self, interface: ServiceInterface, method: Any) -> Any:
         def handler(message: Message, _send_reply: object) -> None:
             words = self.interfaces[interface].error_words
             if len(self.answering) >= ANSWERS_MAX:
                 busy = InternalError(f"{ANSWERS_MAX} calls are being answered already")
-                return self._reply(message, _error(message, words(busy)))
+                self._reply(message, _error(message, words(busy)))
+                return
             task = self._loop.create_task(self._answer(message, method, words))
             self.answering.add(task)
             task.add_done_callback(self.answering.discard)
@@ -402,15 +404,16 @@ class _Connection(MessageBus):  # type: ignore[misc]  # dbus-next has no types
     async def _answer(
         self,
         message: Message,
-        method: Any,
-        words: Callable[[AnyRoomError], ErrorWords],  # noqa: ANN401
+        method: Any,  # noqa: ANN401  # the library's
+        words: Callable[[AnyRoomError], ErrorWords],
     ) -> None:
         """Run a method and send what it gives, or its error in words; never a stack."""
         asked = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         try:
             values = await method.fn(Caller(message.sender, asked), *message.body)
             answer = Message.new_method_return(message, method.out_signature, list(values))
-            answer._marshall(negotiate_unix_fd=False)  # noqa: SLF001  # a wrong value is told, not lost
+            # A value of another type is told, not lost.
+            answer._marshall(negotiate_unix_fd=False)  # type: ignore[no-untyped-call]  # noqa: SLF001
         except ROOM_ERRORS as error:
             answer = _error(message, words(error))
         except asyncio.CancelledError:
@@ -440,7 +443,9 @@ def _error(message: Message, words: ErrorWords) -> Message:
     )
 
 
-def _values(reply: Message) -> list[Any]:
+def _values(reply: Message | None) -> list[Any]:
+    if reply is None:  # never: we always ask for one
+        return []
     if reply.message_type is MessageType.ERROR:
         sentence = reply.body[0] if reply.body else ""
         raise CallFailedError(str(reply.error_name), str(sentence))
@@ -461,8 +466,8 @@ def _service(interface: Interface, values: Mapping[str, object]) -> ServiceInter
         members[name] = _property(name, signature, values)
     for name, arguments in interface.signals.items():
         members[name] = _signal(name, arguments)
-    kind = type("Service", (ServiceInterface,), members)
-    return kind(interface.name)
+    service: ServiceInterface = type("Service", (ServiceInterface,), members)(interface.name)
+    return service
 
 
 def _method(method: Method) -> object:
@@ -474,7 +479,7 @@ def _method(method: Method) -> object:
     told = wrapped.__dict__["__DBUS_METHOD"]
     # The library's handler is replaced, which gives the caller as one argument more.
     told.fn = lambda caller, *arguments: answer(None, caller, *arguments)
-    outs = [_argument(name, kind, "OUT") for name, kind in method.gives.items()]
+    outs = [_argument(name, kind) for name, kind in method.gives.items()]
     told.introspection = introspection.Method(method.name, told.introspection.in_args, outs)
     return wrapped
 
@@ -494,13 +499,13 @@ def _signal(name: str, arguments: Arguments) -> object:
     _sign(send, name, NONE, "".join(arguments.values()))
     wrapped = dbus_next.service.signal()(send)
     told = wrapped.__dict__["__DBUS_SIGNAL"]
-    named = [_argument(argument, kind, "OUT") for argument, kind in arguments.items()]
+    named = [_argument(argument, kind) for argument, kind in arguments.items()]
     told.introspection = introspection.Signal(name, named)
     return wrapped
 
 
-def _argument(name: str, signature: str, direction: str) -> introspection.Arg:
-    return introspection.Arg(signature, introspection.ArgDirection[direction], name)
+def _argument(name: str, signature: str) -> introspection.Arg:
+    return introspection.Arg(signature, ArgDirection.OUT, name)  # type: ignore[arg-type]  # its own hint is wrong
 
 
 def _sign(function: Any, name: str, takes: Arguments, gives: str) -> None:  # noqa: ANN401  # a function

@@ -37,6 +37,7 @@ EMPTY: Final[Mapping[str, object]] = MappingProxyType(
     {name: {"s": "", "b": False, "d": 0.0, "x": 0}[kind] for name, kind in PROPERTIES.items()}
 )
 NO_VERSION: Final = "0.0.0"  # as update_engine says it
+PROGRESS_STEP: Final = 0.01  # update_engine tells each percent
 ROUNDING_SECS: Final = 2  # a time that is computed anew at each look moves by so much
 
 
@@ -108,7 +109,8 @@ class CompatibleStatus:
         """Tell whether it differs from the last one told by more than progress under 1 %."""
         if self.progress == last.progress:
             return self != last
-        return abs(self.progress - last.progress) >= 0.01 or self.values()[2:] != last.values()[2:]
+        moved = round(abs(self.progress - last.progress), 6) >= PROGRESS_STEP
+        return moved or self.values()[2:] != last.values()[2:]
 
 
 def compatible_status(
@@ -141,7 +143,7 @@ def compatible_status(
 def _share(update: Mapping[str, Any]) -> float:
     if not update.get("size"):
         return 0.0
-    return min(1.0, update["done"] / update["size"])
+    return min(1.0, float(update["done"] / update["size"]))
 
 
 def _unix(text: str | None) -> int:

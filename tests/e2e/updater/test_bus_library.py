@@ -135,7 +135,9 @@ def test_a_bus_that_hangs_up_during_authentication_is_an_error(tmp_path: Path) -
 
         def hang_up() -> None:
             with listener.accept()[0] as client:
-                client.recv(64)
+                said = b""
+                while not said.endswith(b"\r\n"):
+                    said += client.recv(64)
 
         thread = threading.Thread(target=hang_up)
         thread.start()

@@ -157,7 +157,7 @@ BAD = [
     ("Update a{sv} 1 force s yes", "force"),
     ("History u 1000000", "lines"),
     ("Pin s nonsense!", "nonsense!"),
-    ("Perform ssb frobnicate {} false", "there is no verb 'frobnicate'"),
+    ("Perform ssb frobnicate {} false", "there is no verb"),
     ("Perform ssb status [] false", "no JSON object"),
 ]
 
