@@ -59,6 +59,7 @@ WEAKENED: Final = (
     "installed when the Omaha server says so; no channel, no withdrawal and no expiry protects it"
 )
 LOOP: Final = "loop"  # this loop, as the watchdog knows it
+BUS: Final = "bus"
 
 
 class WorkerError(UpdaterError):
@@ -115,7 +116,8 @@ class Daemon:
         self._node.beat = self._beat
         threading.Thread(target=self._wake_to_stop, name="stop", daemon=True).start()
         if self._bus is not None:
-            self._bus.start()
+            self._watchdog.expect(BUS)
+            self._bus.start(lambda: self._watchdog.beat(BUS))
         if self._reporter is not None:
             self._reporter.start()
         try:
@@ -124,6 +126,7 @@ class Daemon:
         finally:
             self._notifier.stopping()
             if self._bus is not None:
+                self._watchdog.dismiss(BUS)
                 self._bus.close()
             self._give_try_back()
             if self._reporter is not None:

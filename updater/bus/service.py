@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-import time
+from collections.abc import Callable
 from typing import Final
 
 from updater.bus.errors import BusError, BusLostError
@@ -33,7 +33,6 @@ class BusService:
         retry_secs: between two tries while there is no bus.
 
     Attributes:
-        last_beat: the monotonic time at which the thread was last seen alive.
         lost: why the service must end, None while it must not.
     """
 
@@ -46,11 +45,16 @@ class BusService:
         self._stop: asyncio.Event | None = None
         self._warned = False
         self._thread = threading.Thread(target=self._run, name="bus", daemon=True)
-        self.last_beat = time.monotonic()
+        self._alive: Callable[[], None] = _unwatched
         self.lost: BusLostError | None = None
 
-    def start(self) -> None:
-        """Begin; returns at once."""
+    def start(self, alive: Callable[[], None] | None = None) -> None:
+        """Begin; returns at once.
+
+        Args:
+            alive: called every few seconds while the thread lives, from that thread.
+        """
+        self._alive = alive or _unwatched
         self._thread.start()
 
     def close(self) -> None:
@@ -118,10 +122,14 @@ class BusService:
 
     async def _beat(self) -> None:
         while True:
-            self.last_beat = time.monotonic()
+            self._alive()
             await asyncio.sleep(BEAT_SECS)
 
     def _lose(self, why: str) -> None:
         log.error("bus lost why=%s", why)
         self.lost = BusLostError(why)
         self._place.node.stop.set()
+
+
+def _unwatched() -> None:
+    """Nobody wants to know."""
