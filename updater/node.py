@@ -187,7 +187,7 @@ class Node:
         armed = node.update.version if node.update is not None and not by_person else ""
         pin = self.store.read_pin()
         pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
-        gates = (hold, pinned, rollout, policy, *self._window_gates())
+        gates: tuple[Gate, ...] = (hold, pinned, rollout, policy, *self._window_gates())
         verdicts = examine(gates, self.clock())
         if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
             verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
