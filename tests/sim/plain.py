@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from images.build import build as build_payload
@@ -14,6 +15,7 @@ from partitions.slots import Slot
 from tests.sim.payloads import BLOCK, format_1, replace
 from tests.sim.world import World, payload_key
 from updater.node import Node
+from updater.pipeline import Pipeline
 from updater.state import NodeState
 from updater.verbs import perform
 
@@ -72,3 +74,18 @@ def is_armed(node: Node) -> bool:
     """Tell whether the loader would ever boot slot B."""
     state = node.loader.read()
     return state.target is Slot.B or state.slots[Slot.B].armed
+
+
+def stop_after(node: Node, operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tell the engine to stop once so many operations are written."""
+    original = Pipeline._write
+    count = 0
+
+    def write(self: Pipeline, step: object) -> None:
+        nonlocal count
+        original(self, step)  # type: ignore[arg-type]  # its own item
+        count += 1
+        if count == operations:
+            node.stop.set()
+
+    monkeypatch.setattr(Pipeline, "_write", write)

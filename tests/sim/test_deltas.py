@@ -19,7 +19,7 @@ from partitions.writer import RegionWriter
 from tests.sim import samples
 from tests.sim.node_deltas import apart, in_place
 from tests.sim.payloads import BLOCK, format_1
-from tests.sim.plain import give, is_armed, memory_of, serve
+from tests.sim.plain import give, is_armed, memory_of, serve, stop_after
 from tests.sim.world import World, payload_key, run_until
 from updater.download import DownloadStoppedError
 from updater.engine import Engine
@@ -28,7 +28,7 @@ from updater.install import ReadBackError, verify_slot, write_slot
 from updater.lifecycle import State
 from updater.local_payload import LocalPayload
 from updater.node import Node
-from updater.pipeline import Pipeline, Shell
+from updater.pipeline import Shell
 from updater.plan import Plan
 from updater.sources import CopyMismatchError
 from updater.state import Journal
@@ -88,17 +88,7 @@ def test_a_delta_that_was_interrupted_ends_as_the_same_image(
     placed: Callable[[Path], str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    original = Pipeline._write
-    count = 0
-
-    def write(self: Pipeline, step: object) -> None:
-        nonlocal count
-        original(self, step)  # type: ignore[arg-type]  # its own item
-        count += 1
-        if count == operations:
-            node.stop.set()
-
-    monkeypatch.setattr(Pipeline, "_write", write)
+    stop_after(node, operations, monkeypatch)
     with pytest.raises(DownloadStoppedError):
         give(node, placed(delta))
     monkeypatch.undo()

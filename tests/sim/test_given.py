@@ -13,7 +13,15 @@ import pytest
 from images.errors import ImagesError
 from partitions.slots import Slot
 from tests.sim.payloads import key
-from tests.sim.plain import CHUNK, give, is_armed, memory_of, plain_payload, serve
+from tests.sim.plain import (
+    CHUNK,
+    give,
+    is_armed,
+    memory_of,
+    plain_payload,
+    serve,
+    stop_after,
+)
 from tests.sim.world import World, run_until
 from updater import updating
 from updater.download import DownloadStoppedError
@@ -60,21 +68,6 @@ def refused(code: str, action: Callable[[], object]) -> UpdaterError | ImagesErr
     assert error.code == code, error
     assert error.hint
     return error
-
-
-def stop_after(node: Node, operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tell the engine to stop once so many operations are written."""
-    original = Pipeline._write
-    count = 0
-
-    def write(self: Pipeline, step: object) -> None:
-        nonlocal count
-        original(self, step)  # type: ignore[arg-type]  # its own item
-        count += 1
-        if count == operations:
-            node.stop.set()
-
-    monkeypatch.setattr(Pipeline, "_write", write)
 
 
 class TestWhatIsInstalled:
