@@ -35,7 +35,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 types: setup
-	$(BIN)/mypy $(ROOMS) tests demo papers
+	$(BIN)/mypy $(ROOMS) tests demo docs
 
 contracts: setup
 	$(BIN)/lint-imports
@@ -55,13 +55,13 @@ proto: setup ## regenerate the protobuf module
 	$(BIN)/python -m images.proto.generate
 
 papers: man completions ## manual pages, completions, and docs/errors.md afresh
-	$(BIN)/python -m papers errors docs/errors.md
+	$(BIN)/python -m docs.papers errors docs/errors.md
 
 man: setup ## manual pages, into build/share for `make install`
-	$(BIN)/python -m papers man build/share/man
+	$(BIN)/python -m docs.papers man build/share/man
 
 completions: setup ## for bash, zsh and fish, into build/share for `make install`
-	$(BIN)/python -m papers completions build/share
+	$(BIN)/python -m docs.papers completions build/share
 
 install: ## a node's files below DESTDIR=; NODE_PYTHON= is the image's interpreter
 	sh updater/system/install "$(DESTDIR)" "$(NODE_PYTHON)"

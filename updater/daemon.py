@@ -25,7 +25,7 @@ from updater.agent import Check, Install, Wait
 from updater.checking import present
 from updater.download import DownloadStoppedError
 from updater.engine import Engine
-from updater.errors import EXIT_NOTHING, UpdaterError
+from updater.errors import EXIT_NOTHING, EngineBusyError, UpdaterError
 from updater.notify import Notifier, Watchdog
 from updater.rebooting import give_try_back
 from updater.rooms import ROOM_ERRORS
@@ -102,6 +102,7 @@ class Daemon:
         self._reporter = self._make_reporter()
         self._metrics = self._make_metrics()
         self._errors = 0
+        self._waits_for_verb = False
 
     def run(self) -> None:
         """Run until `stop` is set or a signal sets it.
@@ -163,6 +164,12 @@ class Daemon:
                 self._rest(wait)
         except DownloadStoppedError:
             return
+        except EngineBusyError:  # no failure: a verb is under way, and its end wakes us
+            if not self._waits_for_verb:
+                log.info("waiting code=%s why=%s", EngineBusyError.code, "a verb is under way")
+            self._waits_for_verb = True
+            self._pause(PAUSE_MAX_SECS)
+            return
         except (*ROOM_ERRORS, OSError) as error:  # OSError: the service outlives a full system
             self._errors += 1
             pause = min(ERROR_PAUSE_SECS * 2 ** min(self._errors - 1, 10), ERROR_PAUSE_MAX_SECS)
@@ -174,6 +181,7 @@ class Daemon:
             self._pause(pause)
             return
         self._errors = 0
+        self._waits_for_verb = False
 
     def _get_ready(self) -> None:
         """Say that we are ready once the memory could be read.

@@ -11,8 +11,8 @@ from typing import Final
 
 import pytest
 
-from papers import completions
-from papers.__main__ import main
+from docs.papers import completions
+from docs.papers.__main__ import main
 
 FILES: Final = completions.files()
 SHELLS: Final = {"bash-completion": "bash", "zsh": "zsh", "fish": "fish"}

@@ -12,7 +12,7 @@ from typing import Final
 
 import pytest
 
-from papers import errors
+from docs.papers import errors
 from server import rollout
 from updater.conditions import CONDITIONS, GATES, PERMITS, STEPS
 from updater.permit.contract import WaitReason

@@ -14,7 +14,7 @@ import click
 import msgspec
 import pytest
 
-from papers import manual
+from docs.papers import manual
 from updater import settings
 
 PAGES: Final = manual.pages()

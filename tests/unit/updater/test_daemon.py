@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -16,6 +18,8 @@ from tests.sim.lives import due_now, memory_of
 from tests.sim.world import World, run_until
 from updater import daemon
 from updater.agent import Install, Wait
+from updater.bus.service import BusService
+from updater.bus.session import Place
 from updater.daemon import Daemon
 from updater.engine import Engine
 from updater.errors import StateError
@@ -400,3 +404,48 @@ class TestWhatSystemdIsTold:
         with node.locked() as memory:
             look_at_health(node, memory)
         assert len(beats) >= 5
+
+
+def test_a_verb_that_is_under_way_is_waited_for_and_no_failure(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    node = world.node()
+    service = Daemon(node)
+    with world.node().locked():
+        thread = threading.Thread(target=service.run)
+        thread.start()
+        wait_until(lambda: "waiting code=engine-busy" in caplog.text)
+        time.sleep(0.05)  # many rounds more
+        node.stop.set()
+        thread.join()
+    assert codes(caplog) == []
+    assert caplog.text.count("waiting code=engine-busy") == 1
+
+
+def test_a_wake_ends_a_pause(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "PAUSE_MAX_SECS", 3600.0)
+    node = world.node()
+    wakes: list[Callable[[], None]] = []
+    rounds: list[int] = []
+    service = Daemon(node, bus=lambda woken: _no_bus(wakes, woken))
+    monkeypatch.setattr(service, "_wake_reporter", lambda: rounds.append(1))
+    thread = threading.Thread(target=service.run)
+    thread.start()
+    wait_until(lambda: bool(rounds))
+    before = len(rounds)
+    wakes[0]()
+    wait_until(lambda: len(rounds) > before)
+    node.stop.set()
+    thread.join()
+    assert len(rounds) > before
+
+
+def _no_bus(wakes: list[Callable[[], None]], woken: Callable[[], None]) -> BusService:
+    """Return a service that is never on a bus, and remember how it would wake the loop."""
+    wakes.append(woken)
+    place = Place(node=_NOWHERE, command=[], compatible=False, woken=woken)
+    return BusService(place, "unix:path=/nowhere/at/all")
+
+
+_NOWHERE = cast("Node", None)  # never asked: there is no bus

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from papers.manual import OPERATING, exit_statuses
+from docs.papers.manual import OPERATING, exit_statuses
 from tests.sim.etcd import etcd_programs, running_etcd
 from tests.sim.world import World, run_until
 from updater.cli import main

@@ -1,11 +1,11 @@
-"""`python -m papers errors FILE`, `… man FOLDER`, `… completions FOLDER`."""
+"""`python -m docs.papers errors FILE`, `… man FOLDER`, `… completions FOLDER`."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from papers import completions, errors, manual
+from docs.papers import completions, errors, manual
 
 
 def main(kind: str, place: Path) -> int:

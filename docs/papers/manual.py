@@ -18,7 +18,7 @@ from server.cli import cli as server
 from updater import ENGINE_VERSION
 from updater.cli import bascule
 
-ROOT: Final = Path(__file__).parents[1]
+ROOT: Final = Path(__file__).parents[2]
 OPERATING: Final = ROOT / "docs/operating-a-node.md"
 EXAMPLE: Final = "Example: "
 BOLD: Final = "\\fB"

@@ -10,7 +10,7 @@ from typing import Final
 
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-from papers.manual import PROGRAMS
+from docs.papers.manual import PROGRAMS
 
 # Where each shell looks, below /usr/share.
 PLACES: Final[Mapping[type[ShellComplete], str]] = {
