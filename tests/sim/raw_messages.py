@@ -10,6 +10,7 @@ import os
 import socket
 import struct
 import sys
+from collections.abc import Mapping
 
 NAME = "org.bascule.Updater1"
 OBJECT = "/org/bascule/Updater1"
@@ -34,7 +35,11 @@ def value(signature: str, content: str | int) -> bytes:
 
 
 def message(
-    kind: int, fields: dict[int, tuple[str, str | int]], *, flags: int = 0, body: bytes = b""
+    kind: int,
+    fields: Mapping[int, tuple[str, str] | tuple[str, int]],
+    *,
+    flags: int = 0,
+    body: bytes = b"",
 ) -> bytes:
     array = b""
     for code, (signature, content) in fields.items():

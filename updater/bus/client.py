@@ -79,20 +79,22 @@ class BusClient(Client):
     async def _ask(self, name: str, options: dict[str, object]) -> Reply:
         bus = await open_bus(self._address)
         try:
+            [owner] = await bus.call(BUS, BUS_PATH, "GetNameOwner", "s", NAME)
             wait = _Wait(bus)
-            await wait.listen(jobs=VERBS[name].heavy)
+            if VERBS[name].heavy:  # before the job begins
+                await wait.listen(owner)
             given = {key: value for key, value in options.items() if value is not None}
-            try:
-                job, words = await bus.call(
-                    NAME, PATH, "Perform", "ssb", name, json.dumps(given), self._interactive,
-                    timeout_secs=INTERACTIVE_SECS if self._interactive else REPLY_SECS,
-                    interactive=self._interactive,
-                )  # fmt: skip
-            except CallFailedError as error:
-                raise _why(error) from error
+            job, words = await bus.call(
+                owner, PATH, "Perform", "ssb", name, json.dumps(given), self._interactive,
+                interface=NAME,
+                timeout_secs=INTERACTIVE_SECS if self._interactive else REPLY_SECS,
+                interactive=self._interactive,
+            )  # fmt: skip
             if job:
                 return await wait.for_job(job)
             return msgspec.json.decode(words, type=Reply)
+        except CallFailedError as error:
+            raise _why(error) from error
         except BusLostError as error:
             raise ServiceGoneError(f"the bus ended while {name} was under way") from error
         finally:
@@ -108,14 +110,10 @@ class _Wait:
         self._gone = False
         self._news = asyncio.Event()
 
-    async def listen(self, *, jobs: bool) -> None:
-        """Begin to hear; nothing is needed for a verb that answers at once."""
-        if not jobs:
-            return
-        rule = f"type='signal',sender='{NAME}',interface='{NAME}',member='{JOB_DONE}'"
-        await self._bus.listen(rule, NAME, JOB_DONE, self._on_done)
-        owner = f"type='signal',sender='{BUS}',member='NameOwnerChanged',arg0='{NAME}'"
-        await self._bus.listen(owner, BUS, "NameOwnerChanged", self._on_owner)
+    async def listen(self, owner: str) -> None:
+        """Begin to hear the service, which is `owner` on the bus."""
+        await self._bus.listen(owner, NAME, JOB_DONE, self._on_done)
+        await self._bus.listen(BUS, BUS, "NameOwnerChanged", self._on_owner, arg0=NAME)
 
     async def for_job(self, number: int) -> Reply:
         """Wait for the end of a job, as long as it takes.

@@ -182,7 +182,7 @@ class Bus:
 
     def __init__(self, connection: _Connection) -> None:
         self._connection = connection
-        self._handlers: dict[tuple[str, str], SignalHandler] = {}
+        self._handlers: dict[tuple[str, str, str], SignalHandler] = {}
         connection.add_message_handler(self._on_message)
 
     @property
@@ -257,9 +257,28 @@ class Bus:
         if answer not in owned:
             raise BusNameError(f"{name} is owned by somebody else")
 
-    async def listen(self, rule: str, interface: str, member: str, handler: SignalHandler) -> None:
-        """Call `handler` for each signal that the match rule lets through."""
-        self._handlers[interface, member] = handler
+    @property
+    def unique_name(self) -> str:
+        """Our own name on the bus."""
+        return str(self._connection.unique_name)
+
+    async def listen(
+        self, sender: str, interface: str, member: str, handler: SignalHandler, *, arg0: str = ""
+    ) -> None:
+        """Call `handler` for each such signal.
+
+        Args:
+            sender: the unique name, or the bus itself. Anybody may send us a signal with any
+                interface, past all rules: only what comes from here is believed.
+            interface: of the signal.
+            member: the signal.
+            handler: gets member and body.
+            arg0: the first argument, when only some are wanted.
+        """
+        self._handlers[sender, interface, member] = handler
+        words = {"sender": sender, "interface": interface, "member": member}
+        words |= {"arg0": arg0} if arg0 else {}
+        rule = ",".join(["type='signal'", *(f"{key}='{word}'" for key, word in words.items())])
         await self.call(BUS, BUS_PATH, "AddMatch", "s", rule)
 
     def export(
@@ -303,7 +322,8 @@ class Bus:
     def _on_message(self, message: Message) -> bool:
         if message.message_type is not MessageType.SIGNAL:
             return False
-        handler = self._handlers.get((message.interface or "", message.member or ""))
+        named = (message.sender or "", message.interface or "", message.member or "")
+        handler = self._handlers.get(named)
         if handler is not None:
             handler(message.member, message.body)
         return False

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from updater import ENGINE_VERSION, shown
 from updater.bus import compatible, door
+from updater.bus.errors import BusNameError
 from updater.bus.jobs import Jobs
 from updater.bus.view import EMPTY, changes, properties
 from updater.bus.watching import FolderWatch
@@ -79,14 +80,21 @@ class Session:
         self._look()
         self._exported = self._bus.export(door.PATH, self._door.interface(), self._values)
         if self._place.compatible:
-            self._manager = compatible.Manager(
-                door=self._door, facts=self._facts, monotonic=time.monotonic
-            )
-            exported = self._bus.export(compatible.PATH, self._manager.interface())
-            await self._bus.own(compatible.NAME)
-            with contextlib.suppress(*ROOM_ERRORS):
-                self._manager.begin(exported)
+            await self._be_compatible()
         await self._bus.own(door.NAME)
+
+    async def _be_compatible(self) -> None:
+        """Be update_engine too, unless a real one is there."""
+        manager = compatible.Manager(door=self._door, facts=self._facts, monotonic=time.monotonic)
+        exported = self._bus.export(compatible.PATH, manager.interface())
+        try:
+            await self._bus.own(compatible.NAME)
+        except BusNameError as error:
+            log.warning("not update_engine, goes on without code=%s why=%s", error.code, error)
+            return
+        self._manager = manager
+        with contextlib.suppress(*ROOM_ERRORS):
+            manager.begin(exported)
 
     async def run(self) -> None:
         """Tell what changes until cancelled."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tests.sim.bus_node import BusNode, bus_node
 from tests.sim.message_bus import NOBODY
+from updater.bus.library import open_bus
 from updater.lifecycle import State
 
 pytestmark = pytest.mark.e2e
@@ -99,3 +101,18 @@ def test_it_can_be_left_out(node: BusNode) -> None:
     node.start()
     node.wait_on_bus()
     assert "ServiceUnknown" in call(node, "GetStatus")
+
+
+def test_where_a_real_update_engine_is_our_own_interface_is_there_all_the_same(
+    node: BusNode,
+) -> None:
+    async def scene() -> None:
+        engine = await open_bus(node.bus.address)
+        await engine.own(NAME)
+        node.start()
+        await asyncio.to_thread(node.wait_on_bus)
+        await engine.close()
+
+    asyncio.run(scene())
+    assert "not update_engine, goes on without code=bus-name" in node.log
+    assert node.property("State") == "idle"

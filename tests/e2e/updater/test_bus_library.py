@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from dbus_next.message import Message
 
 from tests.sim.message_bus import MessageBus
 from updater.bus import library
@@ -115,7 +116,7 @@ def test_a_burst_of_signals_is_survived_with_a_slow_reader(bus: MessageBus) -> N
             if len(seen) == BURST:
                 full.set()
 
-        await theirs.listen(f"type='signal',interface='{NAME}'", NAME, "Tick", slowly)
+        await theirs.listen(ours.unique_name, NAME, "Tick", slowly)
         exported = ours.export(PATH + "/ticks", service.interface, service.values)
         for number in range(BURST):  # the reader's loop stands still meanwhile
             exported.emit("Tick", number, "x" * 200)
@@ -125,6 +126,26 @@ def test_a_burst_of_signals_is_survived_with_a_slow_reader(bus: MessageBus) -> N
         return len(seen)
 
     assert run(bus, scene, limit=240) == BURST
+
+
+def test_only_signals_of_the_one_who_is_listened_to_are_believed(bus: MessageBus) -> None:
+    async def scene(service: Service, ours: Bus, theirs: Bus) -> list[int]:
+        seen: list[int] = []
+        await theirs.listen(
+            ours.unique_name, NAME, "Tick", lambda _member, body: seen.append(body[0])
+        )
+        stranger = await open_bus(bus.address)
+        forged = Message.new_signal(PATH, NAME, "Tick", "us", [666, ""])
+        forged.destination = theirs.unique_name
+        await stranger._connection.send(forged)
+        await stranger.call(library.BUS, library.BUS_PATH, "GetId")  # the signal has passed
+        await stranger.close()
+        ours.export(PATH + "/tick", service.interface, service.values).emit("Tick", 1, "")
+        await ours.call(NAME, PATH, "Whoami")
+        await theirs.call(NAME, PATH, "Whoami")  # and so has the other
+        return seen
+
+    assert run(bus, scene) == [1]
 
 
 def test_a_bus_that_hangs_up_during_authentication_is_an_error(tmp_path: Path) -> None:
@@ -190,7 +211,7 @@ def test_the_library_loads_where_typing_has_no_such_decorator() -> None:
 
 def test_a_method_learns_its_caller_though_calls_interleave(bus: MessageBus) -> None:
     async def scene(_service: Service, ours: Bus, theirs: Bus) -> None:
-        names = [(b, b._connection.unique_name) for b in (ours, theirs)] * 20
+        names = [(b, b.unique_name) for b in (ours, theirs)] * 20
         calls = [b.call(NAME, PATH, "Whoami", interactive=b is ours) for b, _ in names]
         answers = await asyncio.gather(*calls)
         assert answers == [[name, b is ours] for b, name in names]

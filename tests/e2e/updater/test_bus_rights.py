@@ -141,7 +141,7 @@ def test_a_silent_polkit_is_a_no_and_the_question_is_taken_back(
     async def ask() -> None:
         bus = await open_bus(node.bus.address)
         try:
-            caller = Caller(str(bus._connection.unique_name))
+            caller = Caller(bus.unique_name)
             with pytest.raises(NotAuthorizedError, match="did not answer in time"):
                 await admit(bus, caller, "update", interactive=False)
         finally:
