@@ -11,6 +11,7 @@ import ctypes
 import gc
 import itertools
 import logging
+import os
 import signal
 import subprocess
 import threading
@@ -18,7 +19,6 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from updater.agent import Check, Install, Wait
@@ -52,6 +52,7 @@ BUSY_LOOK_SECS: Final = 5.0  # between two looks at the metrics while a worker i
 LOOKS_PER_STATUS: Final = 20  # a person sees progress move every two seconds
 WORKER_PAUSE_SECS: Final = 0.2  # between two processes, whatever the memory says
 PERMIT_PAUSE_MAX_SECS: Final = 15.0  # a watch wakes us; a command may have changed the memory
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 PERMIT_CODES: Final = "permit-"
 WEAKENED: Final = (
@@ -143,11 +144,7 @@ class Daemon:
 
     def listen_to_signals(self) -> None:
         """End the loop on SIGTERM and SIGINT, after what is flushed is noted."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._node.stop.set()
+        stop_on_signals(self._node.stop)
 
     def _round(self) -> None:
         self._beat()
@@ -297,14 +294,29 @@ class Step:
             AnyRoomError: it failed; the memory says what follows.
         """
         end_with_parent()
-        stop_on_signal(self._node.stop)
+        stop_on_signals(self._node.stop)
         with contextlib.suppress(DownloadStoppedError):
             Engine(node=self._node).take(self._action)
 
 
-def stop_on_signal(stop: threading.Event) -> None:
-    """Set `stop` on SIGTERM, so that what is flushed is noted before the process ends."""
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+def stop_on_signals(stop: threading.Event) -> None:
+    """Set `stop` on SIGTERM and SIGINT, so that what is flushed is noted before the process ends.
+
+    The event is set by a thread, never in the handler: that runs in the thread which may just
+    hold the event's own lock, and would wait for itself for ever.
+    """
+    told, signalled = os.pipe()
+    os.set_blocking(signalled, False)
+    signal.set_wakeup_fd(signalled, warn_on_full_buffer=False)
+    for number in _ENDING:
+        signal.signal(number, lambda *_: None)
+
+    def wait() -> None:
+        while os.read(told, 1)[0] not in _ENDING:
+            pass  # another signal that has a handler
+        stop.set()
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 def end_with_parent() -> None:

@@ -97,7 +97,7 @@ def step(shared: Shared, action: str) -> None:
 @pass_shared
 def verb(shared: Shared, name: str, options: str, by: str) -> None:
     """Carry out a verb with OPTIONS in JSON and print the reply; what the service runs."""
-    from updater.daemon import end_with_parent, stop_on_signal
+    from updater.daemon import end_with_parent, stop_on_signals
     from updater.journal import start_logging
     from updater.verbs import perform
 
@@ -105,7 +105,7 @@ def verb(shared: Shared, name: str, options: str, by: str) -> None:
     end_with_parent()
     try:
         node = shared.node()
-        stop_on_signal(node.stop)
+        stop_on_signals(node.stop)
         facts = perform(node, name, _options(name, options), by=by)
         reply = Reply(facts=msgspec.Raw(msgspec.json.encode(facts)))
     except ROOM_ERRORS as error:

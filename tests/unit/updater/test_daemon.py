@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import sys
 import threading
 import time
@@ -449,3 +450,25 @@ def _no_bus(wakes: list[Callable[[], None]], woken: Callable[[], None]) -> BusSe
 
 
 _NOWHERE = cast("Node", None)  # never asked: there is no bus
+
+
+SIGNALLED = """
+import os, signal, threading, time
+from updater.daemon import stop_on_signals
+stop = threading.Event()
+stop_on_signals(stop)
+print("listening", flush=True)
+with stop._cond:  # where a wait of this very thread is for a moment each time it begins and ends
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.1)
+    assert not stop.is_set()
+stop.wait()
+print("stopped", flush=True)
+"""
+
+
+def test_a_signal_that_comes_within_a_wait_ends_it() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", SIGNALLED], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout.split() == ["listening", "stopped"]
