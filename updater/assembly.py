@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import requests
 
     from updater.permit.contract import PermitKeeper
+    from updater.permit.settings import EtcdSettings
     from updater.settings import PermitSettings, Settings
     from updater.steering import Steering
     from updater.trust.refresh import TrustClient
@@ -149,9 +150,20 @@ def _permits(settings: PermitSettings, machine: Machine, store: Store) -> Permit
         return NoPermits(node=asker, now=_now)
     from updater.permit.cluster import FileClusterMemory
     from updater.permit.opening import open_permits
+
+    memory = FileClusterMemory(store.folder / "etcd-cluster.json")
+    return open_permits(etcd_settings(settings), node=asker, memory=memory)
+
+
+def etcd_settings(settings: PermitSettings) -> EtcdSettings:
+    """Return the checked settings of the permit's etcd; nothing is connected.
+
+    Raises:
+        PermitError: an endpoint is no URL, is not safe, or a file cannot be read.
+    """
     from updater.permit.settings import EtcdSettings
 
-    checked = EtcdSettings(
+    return EtcdSettings(
         endpoints=tuple(settings.endpoints),
         group=settings.group,
         initial_max=settings.max,
@@ -162,8 +174,6 @@ def _permits(settings: PermitSettings, machine: Machine, store: Store) -> Permit
         password_file=_path(settings.password_file),
         insecure=settings.insecure,
     )
-    memory = FileClusterMemory(store.folder / "etcd-cluster.json")
-    return open_permits(checked, node=asker, memory=memory)
 
 
 def _path(text: str) -> Path | None:

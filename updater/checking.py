@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+# As the release desk says it: a rollout that a failed trial or a person stopped.
+STOPPED: Final = frozenset({"rollout-stopped", "rollout-paused", "failed-here"})
+
 # How a check ended that found something: a code, and a word for people.
 _WORDS: Final = {"channel": "offered", "offered": "offered", "given": "given"}
 
@@ -81,7 +84,7 @@ def look(
     view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
     _watch_for_holdback(node, view.channel, running.version)
     on_channel(view.channel)
-    if hint is not None and hint.offer is None and not version:
+    if hint is not None and hint.offer is None and _counts(hint, version=version, forced=forced):
         raise ServerHoldsError(hint.sentence or hint.code, code=hint.code, poll_secs=hint.poll_secs)
     from updater.trust.policy import choose
 
@@ -108,6 +111,14 @@ def look(
         running=running,
         poll_secs=hint.poll_secs if hint else None,
     )
+
+
+def _counts(hint: Hint, *, version: str, forced: bool) -> bool:
+    """Tell whether the server's "nothing now" counts.
+
+    Naming a version passes the queue, that is share and number, but not what somebody stopped.
+    """
+    return not version or (hint.code in STOPPED and not forced)
 
 
 def check(

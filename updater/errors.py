@@ -16,6 +16,7 @@ EXIT_REFUSED = 3
 EXIT_NOTHING = 4
 EXIT_ARMED = 5
 EXIT_CANNOT_TELL = 6
+EXIT_STOPPED = 130  # 128 and the number of SIGINT, as shells have it
 
 
 class UpdaterError(Exception):

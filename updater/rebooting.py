@@ -148,9 +148,18 @@ def order_reboot(node: Node, memory: NodeState) -> NodeState:
     Raises:
         NothingToRebootError: nothing is armed.
     """
+    require_armed(memory)
+    return node.keep(memory, reboot_ordered=True)
+
+
+def require_armed(memory: NodeState) -> None:
+    """Return when there is something to reboot into.
+
+    Raises:
+        NothingToRebootError: nothing is armed.
+    """
     if memory.state not in {State.ARMED, State.REBOOTING}:
         raise NothingToRebootError(f"nothing is armed: the node is {memory.state.value}")
-    return node.keep(memory, reboot_ordered=True)
 
 
 def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerdict]:

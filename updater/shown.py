@@ -128,7 +128,8 @@ def status_lines(facts: Mapping[str, Any], *, bar: bool = False) -> Iterator[str
     yield from _order_lines(facts)
     check = facts["last_check"]
     if check["at"]:
-        yield f"checked   {check['at']}: {check['sentence'] or 'done'} [{check['code']}]"
+        code = f" [{check['code']}]" if check["code"] else ""
+        yield f"checked   {check['at']}: {check['sentence'] or 'done'}{code}"
     if facts["next_check"]:
         yield f"next      {facts['next_check']}"
     if facts["last_failure"]:
@@ -237,10 +238,10 @@ def due_check(node: Node, memory: NodeState) -> datetime | None:
     Raises:
         MachineError: the present boot cannot be told.
     """
-    if memory.next_check is not None:
-        return memory.next_check
     if not node.settings.updates.automatic:
         return None
+    if memory.next_check is not None:
+        return memory.next_check
     first = first_check(node.settings.server, node.boot().boot_id)
     return node.clock() + max(first - node.machine.uptime(), timedelta())
 

@@ -32,7 +32,7 @@ class VerbOptionsError(UpdaterError):
     """A verb was asked for with options that it does not take."""
 
     code = "usage"
-    hint = "See `bascule VERB --help` or docs/d-bus.md."
+    hint = "See the command's `--help`, or docs/d-bus.md for what D-Bus takes."
     exit_status = EXIT_USAGE
 
 
@@ -55,12 +55,12 @@ class UpdateOptions(_Options, frozen=True):
     """`force`: also a version that failed here; `version`: this one and no other.
 
     `payload`: the path or URL of a payload to install, instead of asking; then `force` also
-    takes an older one.
+    takes an older one. An empty text is refused: it is somebody's variable that is not set.
     """
 
     force: bool = False
-    version: Annotated[str, msgspec.Meta(max_length=64)] = ""
-    payload: Annotated[str, msgspec.Meta(max_length=4096)] = ""
+    version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
+    payload: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
 
 
 class RebootOptions(_Options, frozen=True):
@@ -193,8 +193,8 @@ def _update(node: Node, options: UpdateOptions, _by: str) -> Facts:
     from updater.lifecycle import State
 
     if options.payload and options.version:
-        raise VerbOptionsError("update: a given payload is of the version that it is of")
-    version = _wanted(node, options.version)
+        raise VerbOptionsError("update: a payload says itself which version it is")
+    version = _wanted(node, _version("update", options.version) if options.version else "")
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = None
         resumes = memory.state in {State.INSTALLING, State.VERIFYING}
@@ -205,10 +205,22 @@ def _update(node: Node, options: UpdateOptions, _by: str) -> Facts:
                 by_person=True,
                 forced=options.force,
                 version=version,
-                payload=options.payload,
+                payload=options.payload or "",
             )
         memory = updating.install(node, memory, found, by_person=True)
     return _armed(memory)
+
+
+def _version(verb: str, text: str) -> str:
+    """Return `text` if it is a version."""
+    from images.errors import VersionInvalidError
+    from images.version import parse_version
+
+    try:
+        parse_version(text)
+    except VersionInvalidError as error:
+        raise VerbOptionsError(f"{verb}: {error}") from error
+    return text
 
 
 def pinned_version(node: Node) -> str:
@@ -241,6 +253,8 @@ def _reboot(node: Node, options: RebootOptions, _by: str) -> Facts:
     from updater.gates import ORDERS, first_closed
     from updater.permit.contract import Waiting
 
+    # Judged when it is asked, too: not what somebody else arms while we wait for the lock.
+    rebooting.require_armed(node.store.read_state())
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         memory = rebooting.order_reboot(node, memory)
         verdicts = node.gates(memory)
@@ -304,9 +318,7 @@ def _unhold(node: Node, _: NoOptions, by: str) -> Facts:
 
 
 def _pin(node: Node, options: PinOptions, by: str) -> Facts:
-    from images.version import parse_version
-
-    parse_version(options.version)
+    _version("pin", options.version)
     now = node.clock()
     node.store.prepare()
     node.store.write_pin(Pin(version=options.version, since=now, by=by))

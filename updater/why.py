@@ -129,7 +129,7 @@ def _of_updates(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
             is_open=memory.last_check_code in CHECKED_WELL,
         )
     due = memory.next_check
-    if due is not None and due > node.clock():
+    if node.settings.updates.automatic and due is not None and due > node.clock():
         yield _row("update", "check-later", "the next check is not due", is_open=False, until=due)
     if memory.last_failure is not None:
         failure = memory.last_failure

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,21 +29,26 @@ def check(shared: Shared, *, as_json: bool) -> None:
 
 
 @bascule.command()
-@click.option("--force", is_flag=True, help="Also take a version that failed here before.")
-@click.option("--version", "version", default="", help="Take this version and no other.")
+@click.option(
+    "--force", is_flag=True, help="Also take what failed here before, or what a rollout stopped."
+)
+@click.option("--version", "version", help="Take this version; passes the rollout's queue.")
 @click.option(
     "--payload",
-    default="",
     metavar="PLACE",
     help="Install this file or URL, signed by a key of trust.payload_keys; ask no server.",
 )
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="With --force: do not ask.")
 @pass_shared
-def update(shared: Shared, *, force: bool, version: str, payload: str, yes: bool) -> None:
+def update(
+    shared: Shared, *, force: bool, version: str | None, payload: str | None, yes: bool
+) -> None:
     """Check, install and arm now; status 5 when a reboot is needed, 4 when nothing is newer.
 
     Example: bascule update --yes
     """
+    if force and not yes and not sys.stdin.isatty():
+        raise click.UsageError("--force without a terminal needs --yes")
     if force and not yes:
         older = "is older or " if payload else ""
         click.confirm(f"Take it even if it {older}failed here before?", abort=True)
@@ -73,7 +79,7 @@ def reboot(shared: Shared, *, now: bool) -> None:
 def rollback(shared: Shared) -> None:
     """Take an armed update back, or arm the other slot; that version is refused from then on.
 
-    Example: bascule rollback && bascule reboot
+    Example: bascule rollback; bascule reboot
     """
     facts = shared.client().call("rollback")
     if facts["version"]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 import click
 
 from updater.client import DirectClient, Reply, person, reply_of
-from updater.errors import EXIT_ARMED, EXIT_DONE, EXIT_FAILED, UpdaterError
+from updater.errors import EXIT_ARMED, EXIT_DONE, EXIT_STOPPED, UpdaterError
 from updater.rooms import ROOM_ERRORS
 
 if TYPE_CHECKING:
@@ -166,8 +166,7 @@ def _run(arguments: list[str] | None) -> int:
     try:
         bascule.main(arguments, prog_name="bascule", standalone_mode=False)
     except click.exceptions.Abort:
-        click.echo("error: stopped", err=True)
-        return EXIT_FAILED
+        return tell(reply_of(_StoppedError("stopped before it was done")))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
@@ -210,6 +209,14 @@ class _SystemError(UpdaterError):
 
     code = "system"
     hint = "Check permissions and space; BASCULE_DEBUG=1 shows where it happened."
+
+
+class _StoppedError(UpdaterError):
+    """A person ended the command."""
+
+    code = "interrupted"
+    hint = "What the service does goes on; `bascule status` shows it."
+    exit_status = EXIT_STOPPED
 
 
 class _WaitingError(UpdaterError):

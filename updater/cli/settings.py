@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
@@ -22,12 +24,14 @@ def config_check(shared: Shared) -> None:
 
     Example: bascule config check
     """
-    from updater.assembly import slot_layout
+    from updater.assembly import etcd_settings, slot_layout
     from updater.given import load_keys
     from updater.settings import load
 
     loaded = load(shared.config)
     slot_layout(loaded.settings)
+    if loaded.settings.permit.kind == "etcd":
+        etcd_settings(loaded.settings.permit)
     load_keys(loaded.settings.trust.payload_keys)
     if rows := loaded.settings.reboot.windows:
         from updater.windows import read_windows
@@ -55,10 +59,16 @@ def config_show(shared: Shared, *, as_json: bool) -> None:
         {
             "key": f"{table}.{key}",
             "value": value,
-            "origin": str(loaded.origins.get(f"{table}.{key}", "default")),
+            "origin": _origin(loaded.origins, f"{table}.{key}"),
         }
         for table, content in values.items()
         for key, value in content.items()
     ]
     text = (f"{row['key']} = {json.dumps(row['value'])}  # {row['origin']}" for row in rows)
     show(rows, text, as_json=as_json)
+
+
+def _origin(origins: Mapping[str, Path], key: str) -> str:
+    """Name the file that a value, or a table below it, is from."""
+    below = (origins[name] for name in origins if name.startswith(f"{key}."))
+    return str(origins.get(key) or next(below, "default"))

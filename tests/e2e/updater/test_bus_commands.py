@@ -11,6 +11,7 @@ import pytest
 
 from tests.sim.bus_node import BusNode, bus_node
 from tests.sim.message_bus import NOBODY
+from updater.errors import EXIT_STOPPED
 
 pytestmark = pytest.mark.e2e
 
@@ -120,7 +121,7 @@ def test_ctrl_c_leaves_the_job_to_the_service(node: BusNode) -> None:
     with slow_update(node) as command:
         command.send_signal(signal.SIGINT)
         said = command.communicate(timeout=60)[1]
-    assert command.returncode == 1, said
+    assert command.returncode == EXIT_STOPPED, said
     assert "note: the service goes on with it" in said
     node.world.payloads.manners.pause_s = 0
     node.wait_for(lambda: node.property("State") == "armed", "the end of the update")

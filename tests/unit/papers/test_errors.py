@@ -15,6 +15,7 @@ import pytest
 from docs.papers import errors
 from server import rollout
 from updater.conditions import CONDITIONS, GATES, PERMITS, STEPS
+from updater.errors import EXIT_STOPPED
 from updater.permit.contract import WaitReason
 
 ROOT: Final = Path(__file__).parents[3]
@@ -43,7 +44,7 @@ def test_every_error_that_can_be_raised_has_a_meaning_and_says_what_to_do() -> N
         assert KEBAB.fullmatch(row.code), row
         assert row.meaning.endswith("."), row
         assert len(row.to_do.split()) > 1, row
-        assert 0 < row.exit_status <= 6, row
+        assert row.exit_status in {*range(1, 7), EXIT_STOPPED}, row
 
 
 def test_every_error_class_is_found() -> None:

@@ -404,7 +404,7 @@ class TestEachVerbSaysInThreeLines:
 
     @pytest.mark.parametrize(
         "verb",
-        [["check"], ["update", "--yes"], ["reboot"], ["rollback"], ["confirm"]],
+        [["check"], ["update", "--yes"], ["rollback"], ["confirm"]],
         ids=" ".join,
     )
     def test_that_the_engine_is_busy(self, shared: World, run: Run, verb: list[str]) -> None:

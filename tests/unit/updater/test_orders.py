@@ -19,9 +19,11 @@ from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import verbs
 from updater.agent import Wait
+from updater.checking import _counts
 from updater.engine import Engine
 from updater.errors import EXIT_REFUSED, EXIT_USAGE, EngineBusyError
 from updater.gates import HELD, HoldGate
+from updater.hints import Hint
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE
 from updater.node import LOCK_FILE, Node
@@ -358,3 +360,27 @@ def test_a_pin_keeps_another_version_that_is_armed_from_booting(world: World) ->
     assert node.store.read_state().state is State.ARMED
     perform(node, "pin", {"version": "2.0.0"}, by="ada")
     assert perform(node, "reboot", {"now": True}, by="ada")["waiting"] is None
+
+
+@pytest.mark.parametrize("code", ["rollout-stopped", "rollout-paused", "failed-here"])
+def test_a_named_version_does_not_pass_what_somebody_stopped(code: str) -> None:
+    hint = Hint(offer=None, code=code, sentence="stopped")
+    assert _counts(hint, version="2.0.0", forced=False)
+    assert not _counts(hint, version="2.0.0", forced=True)
+
+
+def test_a_named_version_passes_the_queue_of_a_rollout() -> None:
+    hint = Hint(offer=None, code="rollout-share", sentence="later")
+    assert not _counts(hint, version="2.0.0", forced=False)
+    assert _counts(hint, version="", forced=True)
+
+
+@pytest.mark.parametrize("options", [{"version": ""}, {"payload": ""}, {"version": "two"}])
+def test_a_version_or_payload_that_is_none_is_not_an_update_to_anything(
+    world: World, options: dict[str, object]
+) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    world.release("2.0.0", rollback_index=2)
+    with pytest.raises(VerbOptionsError):
+        perform(world.node(), "update", options, by="ada")
+    assert world.node().store.read_state().state is State.IDLE
