@@ -168,7 +168,8 @@ def check(
         _take_back(node, node.store.read_state(), error)
         raise
     except ROOM_ERRORS as error:
-        _note(node, node.store.read_state(), error, superseding=superseding)
+        asked = not payload  # if not, what the server said last still holds
+        _note(node, node.store.read_state(), error, superseding=superseding, asked=asked)
         raise
     memory = node.store.read_state()
     if memory.state is State.ARMED:
@@ -210,7 +211,11 @@ def _check_unsettled(node: Node, memory: NodeState, found: Found, *, by_person: 
 
 def shown(found: Found) -> str:
     """Name what was found, for people."""
-    return f"version {found.version}" if found.version else f"payload {found.urls[0]}"
+    return (
+        f"version {found.version}"
+        if found.version
+        else f"payload {found.urls[0].partition('?')[0]}"
+    )
 
 
 def _is_settled_by(armed: Update, found: Found, *, by_person: bool) -> bool:
@@ -312,8 +317,14 @@ def _update(node: Node, found: Found, *, forced: bool, pinned: bool) -> Update:
     )
 
 
-def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bool) -> None:
-    """Remember why the check brought nothing, and when the next one is due."""
+def _note(
+    node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bool, asked: bool
+) -> None:
+    """Remember why the check brought nothing, and when the next one is due.
+
+    While something is armed, the gate of the rollout reads what a server said last: where none
+    was asked, that stays.
+    """
     unreachable = isinstance(error, UnreachableError)
     nothing = isinstance(error, NothingNewerError)
     code = getattr(error, "server_code", error.code)
@@ -323,7 +334,8 @@ def _note(node: Node, memory: NodeState, error: AnyRoomError, *, superseding: bo
     if not unreachable and not nothing:
         log.info("check refused code=%s why=%s", code, error)
     if superseding:
-        node.keep(memory, **changes)
+        if asked:
+            node.keep(memory, **changes)
         return
     event = Event.NOTHING if nothing else Event.UNREACHABLE if unreachable else Event.REFUSED
     node.advance(memory, event, **changes)

@@ -184,8 +184,7 @@ class Node:
         rollout = RolloutGate("" if by_person else node.last_check_code, node.last_check_sentence)
         hold = HoldGate(self.store.read_hold())
         armed = node.update.version if node.update is not None and not by_person else ""
-        pin = self.store.read_pin()
-        pinned = PinGate(pinned=pin.version if pin else "", armed=armed)
+        pinned = PinGate(pinned=self._pinned(), armed=armed)
         gates: tuple[Gate, ...] = (hold, pinned, rollout, policy, *self._window_gates())
         verdicts = examine(gates, self.clock())
         if thorough or (node.state is State.ARMED and first_closed(verdicts) is None):
@@ -193,6 +192,18 @@ class Node:
 
             verdicts += examine((InhibitorGate(self.machine.inhibitors),), self.clock())
         return verdicts
+
+    def _pinned(self) -> str:
+        """Return the pinned version; a pin that cannot be read is one to something unknown.
+
+        It must not raise: a trial asks the gates too, and has to end.
+        """
+        try:
+            pin = self.store.read_pin()
+        except StateError as error:
+            log.warning("pin cannot be read why=%s", error)
+            return "unknown (pin.json cannot be read)"
+        return pin.version if pin else ""
 
     def _lock(self, descriptor: int, deadline: float) -> None:
         while True:

@@ -90,7 +90,8 @@ def run_postinstall(
             raise PostinstallError(f"the image has no program {PROGRAM}")
         log.info("post-install begins device=%s", device)
         outcome = run(
-            [str(program), device],
+            # It ends with us: left alone it would arm a slot that the next install overwrites.
+            ["setpriv", "--pdeathsig", "KILL", str(program), device],
             timeout_secs=timeout_secs,
             environment=_environment(environment),
         )

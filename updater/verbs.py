@@ -25,6 +25,7 @@ Right: TypeAlias = Literal["read", "check", "update", "reboot", "hold", "permit"
 
 PATIENCE_SECS: Final = 3.0  # for the service's own look at the node to end
 REASON_MAX_CHARS: Final = 300
+PLAIN: Final = r"^[^\x00-\x1f\x7f]*\Z"  # no control characters: the bus refuses NUL, terminals obey
 HISTORY_MAX: Final = 1000
 
 
@@ -60,7 +61,9 @@ class UpdateOptions(_Options, frozen=True):
 
     force: bool = False
     version: Annotated[str, msgspec.Meta(min_length=1, max_length=64)] | None = None
-    payload: Annotated[str, msgspec.Meta(min_length=1, max_length=4096)] | None = None
+    payload: Annotated[str, msgspec.Meta(min_length=1, max_length=4096, pattern=PLAIN)] | None = (
+        None
+    )
 
 
 class RebootOptions(_Options, frozen=True):
@@ -72,7 +75,7 @@ class RebootOptions(_Options, frozen=True):
 class HoldOptions(_Options, frozen=True):
     """`reason`: for whoever finds the node held; `until`: RFC 3339, None for no end."""
 
-    reason: Annotated[str, msgspec.Meta(max_length=REASON_MAX_CHARS)] = ""
+    reason: Annotated[str, msgspec.Meta(max_length=REASON_MAX_CHARS, pattern=PLAIN)] = ""
     until: Instant | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import zoneinfo
 from datetime import UTC, tzinfo
 from pathlib import Path
@@ -11,6 +12,15 @@ from typing import Final
 from updater.errors import WindowInvalidError
 
 LOCALTIME: Final = Path("/etc/localtime")
+# What zoneinfo raises for a torn file.
+_NO_ZONE: Final = (
+    ValueError,
+    OSError,
+    EOFError,
+    IndexError,
+    OverflowError,
+    struct.error,
+)
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*\Z")
 
 
@@ -45,7 +55,7 @@ def open_zone(name: str) -> tzinfo:
 def _find(name: str) -> tzinfo | None:
     try:
         return zoneinfo.ZoneInfo(name) if _NAME.match(name) else None
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+    except (zoneinfo.ZoneInfoNotFoundError, *_NO_ZONE):
         return None
 
 
@@ -62,5 +72,5 @@ def local_zone(file: Path = LOCALTIME) -> tzinfo:
             return zoneinfo.ZoneInfo.from_file(stream, key=str(file.resolve()))
     except FileNotFoundError:
         return UTC
-    except (ValueError, OSError) as error:
+    except _NO_ZONE as error:
         raise WindowInvalidError(f"{file} holds no time zone: {error}") from error

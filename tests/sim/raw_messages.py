@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 NAME = "org.bascule.Updater1"
 OBJECT = "/org/bascule/Updater1"
@@ -19,6 +19,7 @@ CALL, RETURN, SIGNAL = 1, 2, 4
 PATH, INTERFACE, MEMBER, REPLY_SERIAL, DESTINATION, SIGNATURE = 1, 2, 3, 5, 6, 8
 STATUS = {PATH: ("o", OBJECT), INTERFACE: ("s", NAME), MEMBER: ("s", "Status")}
 TO_US = {DESTINATION: ("s", NAME)}
+HUGE = 8 * 1024 * 1024
 DEPTH = 60  # variants in variants; the specification allows 64
 
 
@@ -57,6 +58,22 @@ def nested() -> bytes:
     return padded(struct.pack("<I", len(entry)), 8) + entry
 
 
+def numbers() -> bytes:
+    """Return `at` of some 8 MiB."""
+    return struct.pack("<I", HUGE) + bytes(4) + bytes(HUGE)
+
+
+def signatures() -> Iterator[bytes]:
+    """Yield calls that want no reply, each with a signature that nobody saw before."""
+    for number in range(1000):
+        kinds = "".join("yu"[number >> bit & 1] for bit in range(10)) * 25
+        body = b""
+        for kind in kinds:
+            body = padded(body, 4) + bytes(4) if kind == "u" else body + b"\0"
+        yield message(CALL, STATUS | TO_US | {SIGNATURE: ("g", kinds)}, flags=1, body=body)
+
+
+PIN = STATUS | TO_US | {MEMBER: ("s", "Pin"), SIGNATURE: ("g", "s")}
 UPDATE = STATUS | TO_US | {MEMBER: ("s", "Update"), SIGNATURE: ("g", "a{sv}")}
 CHANGED = {PATH: ("o", "/x"), INTERFACE: ("s", BUS), MEMBER: ("s", "NameOwnerChanged")}
 MESSAGES = {
@@ -68,6 +85,9 @@ MESSAGES = {
     "signal-to-us": message(SIGNAL, STATUS | TO_US),
     "empty-owner-change": message(SIGNAL, CHANGED | TO_US),
     "nested-option": message(CALL, UPDATE, body=nested()),
+    "huge-text": message(CALL, PIN, body=value("s", "\1" * HUGE)),
+    "huge-array": message(CALL, STATUS | TO_US | {SIGNATURE: ("g", "at")}, body=numbers()),
+    "many-signatures": b"".join(signatures()),
     "torn": message(CALL, STATUS | TO_US)[:40],
 }
 

@@ -24,6 +24,7 @@ import contextlib
 import inspect
 import logging
 import socket
+import struct
 import typing
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ if not hasattr(typing, "no_type_check_decorator"):  # Python 3.15
 
 import dbus_next.service
 from dbus_next import introspection
+from dbus_next._private.unmarshaller import MarshallerStreamEndError, Unmarshaller
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import (
     ArgDirection,
@@ -61,7 +63,7 @@ from dbus_next.constants import (
 from dbus_next.errors import AuthError, DBusError
 from dbus_next.message import Message
 from dbus_next.service import ServiceInterface
-from dbus_next.signature import Variant
+from dbus_next.signature import SignatureTree, Variant
 
 # Deprecated since 3.13, where each use of it warns.
 setattr(dbus_next.service, "no_type_check_decorator", lambda decorator: decorator)  # noqa: B010  # not its export
@@ -72,6 +74,10 @@ CALL_TIMEOUT_SECS: Final = 25.0  # what libdbus and GLib use
 CONNECT_TIMEOUT_SECS: Final = 10.0
 AUTH_LINE_MAX_BYTES: Final = 16 * 1024  # as libdbus
 DRAIN_SECS: Final = 1.0
+CALL_MAX_BYTES: Final = 64 * 1024  # of a call to us; no method takes more than 4096 characters
+MESSAGE_MAX_BYTES: Final = 4 * 1024 * 1024  # of a reply or signal; a job's facts are 1 MiB
+SIGNATURES_MAX: Final = 256  # the library keeps every one that it ever saw
+TEXT_MAX_CHARS: Final = 4096  # of an error's sentence; the bus hangs up on too long a message
 ANSWERS_MAX: Final = 64  # method calls that are being answered at the same time
 BUS: Final = "org.freedesktop.DBus"
 BUS_PATH: Final = "/org/freedesktop/DBus"
@@ -362,6 +368,36 @@ class _PatientSocket:
             return 0
 
 
+class _BoundedUnmarshaller(Unmarshaller):
+    """Reads past messages that are too large, without keeping them."""
+
+    _left = 0  # bytes of such a message still to come
+
+    @override
+    def _unmarshall(self) -> None:
+        while True:
+            self._read_past()
+            self.offset = 0
+            self.read(16, prefetch=True)  # type: ignore[no-untyped-call]  # the library's
+            order = "<" if self.buf[0] == ord("l") else ">"
+            body, _serial, fields = struct.unpack_from(f"{order}III", self.buf, 4)
+            size = 16 + fields + -fields % 8 + body
+            is_call = self.buf[1] == MessageType.METHOD_CALL.value
+            if size <= (CALL_MAX_BYTES if is_call else MESSAGE_MAX_BYTES):
+                super()._unmarshall()  # type: ignore[no-untyped-call]  # the library's
+                return
+            self._left, self.buf = size - len(self.buf), bytearray()
+
+    def _read_past(self) -> None:
+        while self._left:
+            data = self.stream.read(min(self._left, 64 * 1024))
+            if data == b"":
+                raise EOFError
+            if data is None:
+                raise MarshallerStreamEndError
+            self._left -= len(data)
+
+
 class _Connection(MessageBus):
     """The library's bus with its faults mended.
 
@@ -394,6 +430,16 @@ class _Connection(MessageBus):
         with contextlib.suppress(AttributeError, OSError, ValueError):
             self._sock.close()  # not flushed: nothing is ever written through the stream alone
             self._stream.close()
+
+    @override
+    def _create_unmarshaller(self) -> Unmarshaller:
+        return _BoundedUnmarshaller(self._stream)  # type: ignore[no-untyped-call]  # the library's
+
+    @override
+    def _on_message(self, msg: Message) -> None:
+        if len(SignatureTree._cache) > SIGNATURES_MAX:  # noqa: SLF001
+            SignatureTree._cache.clear()  # noqa: SLF001
+        super()._on_message(msg)  # type: ignore[no-untyped-call]  # the library's
 
     @override
     async def _auth_readline(self) -> str:
@@ -453,6 +499,7 @@ class _Connection(MessageBus):
 
 def _error(message: Message, words: ErrorWords) -> Message:
     name, signature, body = words
+    body = [_sendable(value) for value in body]
     return Message(
         message_type=MessageType.ERROR,
         reply_serial=message.serial,
@@ -461,6 +508,11 @@ def _error(message: Message, words: ErrorWords) -> Message:
         signature=signature,
         body=body,
     )
+
+
+def _sendable(value: object) -> object:
+    """Return a text as the bus takes it: bounded, and without NUL."""
+    return value[:TEXT_MAX_CHARS].replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def _values(reply: Message | None) -> list[Any]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,16 +105,27 @@ class Session:
                 folder.mkdir(
                     parents=True, exist_ok=True, mode=0o700 if folder is folders[0] else 0o755
                 )
-        watch = FolderWatch(folders)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(watch.descriptor, self._on_files, watch)
-        try:
+        with self._watched(folders):
             while True:
                 self._look()
                 await asyncio.sleep(PAUSE_SECS)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_SECS):
                         await self._changed.wait()
+
+    @contextlib.contextmanager
+    def _watched(self, folders: Sequence[Path]) -> Iterator[None]:
+        """Wake at every replaced file; a system without a watch to spare has the looks alone."""
+        try:
+            watch = FolderWatch(folders)
+        except OSError as error:
+            log.warning("files are not watched, only looked at now and then why=%s", error)
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        loop.add_reader(watch.descriptor, self._on_files, watch)
+        try:
+            yield
         finally:
             loop.remove_reader(watch.descriptor)
             watch.close()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from images.errors import VersionInvalidError
+from images.version import parse_version
 from updater.gates.contract import GateVerdict
 
 if TYPE_CHECKING:
@@ -50,7 +52,15 @@ class PinGate:
 
     def verdict(self, now: datetime) -> GateVerdict:  # noqa: ARG002  # one contract for all gates
         """Say whether what is armed is what a person wants."""
-        if not self.pinned or self.armed in {"", self.pinned}:
+        if not self.pinned or not self.armed or _same(self.pinned, self.armed):
             return GateVerdict(code="pin", sentence="no pin is in the way", is_open=True)
         sentence = f"version {self.armed} is armed and the node is pinned to {self.pinned}"
         return GateVerdict(code=PINNED, sentence=sentence, is_open=False)
+
+
+def _same(one: str, other: str) -> bool:
+    """Tell whether two texts name one version; 2.0 is 2.0.0. What is none is only itself."""
+    try:
+        return parse_version(one) == parse_version(other)
+    except VersionInvalidError:
+        return one == other

@@ -14,6 +14,7 @@ from tests.sim.message_bus import NOBODY
 
 pytestmark = pytest.mark.e2e
 
+IDLE_MIB = 45
 PYTHON = "/usr/bin/python3"  # one that everybody may run
 
 
@@ -29,6 +30,11 @@ def node() -> Iterator[BusNode]:
         yield made
 
 
+def resident_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
 @pytest.mark.parametrize("kind", raw_messages.MESSAGES)
 def test_an_odd_message_does_not_end_the_service(node: BusNode, kind: str) -> None:
     program = str(node.bus.folder / "raw_messages.py")
@@ -38,3 +44,4 @@ def test_an_odd_message_does_not_end_the_service(node: BusNode, kind: str) -> No
     assert node.process is not None
     assert node.process.poll() is None
     assert "Traceback" not in node.log
+    assert resident_mib(node.process.pid) < IDLE_MIB + 64

@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from updater import verbs
 from updater.agent import Wait
 from updater.checking import _counts
 from updater.engine import Engine
-from updater.errors import EXIT_REFUSED, EXIT_USAGE, EngineBusyError
-from updater.gates import HELD, HoldGate
+from updater.errors import EXIT_REFUSED, EXIT_USAGE, EngineBusyError, StateError
+from updater.gates import HELD, HoldGate, PinGate
 from updater.hints import Hint
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE
@@ -384,3 +384,41 @@ def test_a_version_or_payload_that_is_none_is_not_an_update_to_anything(
     with pytest.raises(VerbOptionsError):
         perform(world.node(), "update", options, by="ada")
     assert world.node().store.read_state().state is State.IDLE
+
+
+def test_a_pin_names_a_version_and_not_its_spelling() -> None:
+    assert PinGate(pinned="2.0", armed="2.0.0").verdict(datetime.now(UTC)).is_open
+    assert not PinGate(pinned="2.0.1", armed="2.0.0").verdict(datetime.now(UTC)).is_open
+
+
+def test_a_pin_that_cannot_be_read_closes_its_gate_and_raises_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    world.release("2.0.0", rollback_index=2)
+    node = world.node()
+    perform(node, "update", {}, by="ada")
+
+    def unreadable() -> None:
+        raise StateError("an input/output error")
+
+    monkeypatch.setattr(node.store, "read_pin", unreadable)
+    closed = [gate for gate in node.gates(node.store.read_state()) if gate.code == "pinned"]
+    assert [gate.is_open for gate in closed] == [False]
+
+
+def test_a_mistyped_payload_does_not_open_the_gate_of_a_stopped_rollout(world: World) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    world.release("2.0.0", rollback_index=2)
+    node = world.node()
+    perform(node, "update", {}, by="ada")
+    node.keep(node.store.read_state(), last_check_code="rollout-stopped")
+    with pytest.raises(ROOM_ERRORS):
+        perform(node, "update", {"payload": "/nowhere.crau"}, by="ada")
+    assert node.store.read_state().last_check_code == "rollout-stopped"
+
+
+@pytest.mark.parametrize("reason", ["a\x00b", "\x1b[2J", "two\nlines"])
+def test_a_reason_has_no_control_characters(world: World, reason: str) -> None:
+    with pytest.raises(VerbOptionsError):
+        perform(world.boot(), "hold", {"reason": reason}, by="ada")

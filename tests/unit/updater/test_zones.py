@@ -70,3 +70,14 @@ def test_the_local_zone_is_the_same_for_every_shell(
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     assert local_zone(tmp_path / "localtime") is UTC
+
+
+def test_a_torn_local_zone_is_named_and_no_crash(tmp_path: Path) -> None:
+    file = tmp_path / "localtime"
+    whole = Path("/usr/share/zoneinfo/Europe/Berlin")
+    if not whole.exists():
+        pytest.skip("there are no time zones (package tzdata)")
+    for length in (0, 4, 20, 44, 60, 200):
+        file.write_bytes(whole.read_bytes()[:length])
+        with pytest.raises(WindowInvalidError):
+            local_zone(file)
