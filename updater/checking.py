@@ -12,6 +12,7 @@ import msgspec
 from images.version import parse_version
 from updater import ENGINE_VERSION, given
 from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
+from updater.gates import ROLLOUT_STOPPED
 from updater.lifecycle import Event, State
 from updater.offers import ServerHoldsError, take_up, tell_of_lost_install
 from updater.plan import Found
@@ -323,7 +324,7 @@ def _note(
     """Remember why the check brought nothing, and when the next one is due.
 
     While something is armed, the gate of the rollout reads what a server said last: where none
-    was asked, that stays.
+    was asked, or none answered, a stop stays.
     """
     unreachable = isinstance(error, UnreachableError)
     nothing = isinstance(error, NothingNewerError)
@@ -334,8 +335,9 @@ def _note(
     if not unreachable and not nothing:
         log.info("check refused code=%s why=%s", code, error)
     if superseding:
-        if asked:
-            node.keep(memory, **changes)
+        if unreachable and memory.last_check_code == ROLLOUT_STOPPED:
+            changes = _schedule(node, memory, failed=True)
+        node.keep(memory, **(changes if asked else {}))
         return
     event = Event.NOTHING if nothing else Event.UNREACHABLE if unreachable else Event.REFUSED
     node.advance(memory, event, **changes)

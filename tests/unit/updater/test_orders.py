@@ -422,3 +422,18 @@ def test_a_mistyped_payload_does_not_open_the_gate_of_a_stopped_rollout(world: W
 def test_a_reason_has_no_control_characters(world: World, reason: str) -> None:
     with pytest.raises(VerbOptionsError):
         perform(world.boot(), "hold", {"reason": reason}, by="ada")
+
+
+def test_a_server_that_cannot_be_asked_does_not_open_the_gate_of_a_stopped_rollout(
+    world: World,
+) -> None:
+    run_until(Engine(node=world.boot()), "idle")
+    world.release("2.0.0", rollback_index=2)
+    node = world.node()
+    perform(node, "update", {}, by="ada")
+    node.keep(node.store.read_state(), last_check_code="rollout-stopped")
+    world.write_settings(metadata_url='"http://127.0.0.1:9/metadata/"')
+    with pytest.raises(ROOM_ERRORS):
+        perform(world.node(), "update", {}, by="ada")
+    memory = node.store.read_state()
+    assert (memory.last_check_code, memory.checks_failed) == ("rollout-stopped", 1)
