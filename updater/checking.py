@@ -85,8 +85,9 @@ def look(
     view = node.trust().refresh(node.settings.server.channel, running.product, running.board)
     _watch_for_holdback(node, view.channel, running.version)
     on_channel(view.channel)
-    if hint is not None and hint.offer is None and _counts(hint, version=version, forced=forced):
-        raise ServerHoldsError(hint.sentence or hint.code, code=hint.code, poll_secs=hint.poll_secs)
+    nothing = hint if hint is not None and hint.offer is None else None
+    if nothing is not None and not version:
+        raise _held(nothing)
     from updater.trust.policy import choose
 
     release = choose(
@@ -99,6 +100,9 @@ def look(
         pinned=version or None,
         forced=forced,
     )
+    # Behind what this node itself has against the version, which no server takes back.
+    if nothing is not None and nothing.code in STOPPED and not forced:
+        raise _held(nothing)
     payload = min(release.payloads, key=lambda target: target.size)
     urls = _urls(node, payload, hint)
     return Found(
@@ -114,12 +118,13 @@ def look(
     )
 
 
-def _counts(hint: Hint, *, version: str, forced: bool) -> bool:
-    """Tell whether the server's "nothing now" counts.
+def _held(nothing: Hint) -> ServerHoldsError:
+    """Return the server's "nothing now".
 
     Naming a version passes the queue, that is share and number, but not what somebody stopped.
     """
-    return not version or (hint.code in STOPPED and not forced)
+    sentence = nothing.sentence or nothing.code
+    return ServerHoldsError(sentence, code=nothing.code, poll_secs=nothing.poll_secs)
 
 
 def check(

@@ -19,16 +19,14 @@ from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import verbs
 from updater.agent import Wait
-from updater.checking import _counts
 from updater.engine import Engine
 from updater.errors import EXIT_REFUSED, EXIT_USAGE, EngineBusyError, StateError
 from updater.gates import HELD, HoldGate, PinGate
-from updater.hints import Hint
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE
 from updater.node import LOCK_FILE, Node
 from updater.rooms import ROOM_ERRORS, AnyRoomError
-from updater.state import Hold, Store
+from updater.state import Failure, Hold, Store
 from updater.verbs import PinnedElsewhereError, VerbOptionsError, perform
 
 ROOT = Path(__file__).parents[3]
@@ -362,17 +360,43 @@ def test_a_pin_keeps_another_version_that_is_armed_from_booting(world: World) ->
     assert perform(node, "reboot", {"now": True}, by="ada")["waiting"] is None
 
 
+@pytest.fixture
+def steered(world: World) -> Iterator[tuple[World, Director]]:
+    """A node on 1.0.0 whose channel has 2.0.0 and whose server says what the test sets."""
+    with Director() as director:
+        run_until(Engine(node=world.boot()), "idle")
+        world.release("2.0.0", rollback_index=2)
+        world.write_settings(poll_interval_secs=f"600\n{director.setting}", reboot='"manual"')
+        yield world, director
+
+
 @pytest.mark.parametrize("code", ["rollout-stopped", "rollout-paused", "failed-here"])
-def test_a_named_version_does_not_pass_what_somebody_stopped(code: str) -> None:
-    hint = Hint(offer=None, code=code, sentence="stopped")
-    assert _counts(hint, version="2.0.0", forced=False)
-    assert not _counts(hint, version="2.0.0", forced=True)
+def test_a_named_version_does_not_pass_what_somebody_stopped(
+    steered: tuple[World, Director], code: str
+) -> None:
+    world, director = steered
+    director.reason, director.sentence = code, "it did not hold"
+    error = refused(world.node(), "update", version="2.0.0")
+    assert (error.code, str(error)) == ("nothing-newer", "it did not hold")
+    assert say(world.node(), "update", version="2.0.0", force=True)["version"] == "2.0.0"
 
 
-def test_a_named_version_passes_the_queue_of_a_rollout() -> None:
-    hint = Hint(offer=None, code="rollout-share", sentence="later")
-    assert not _counts(hint, version="2.0.0", forced=False)
-    assert _counts(hint, version="", forced=True)
+def test_a_named_version_passes_the_queue_of_a_rollout(steered: tuple[World, Director]) -> None:
+    world, director = steered
+    director.reason = "rollout-share"
+    assert refused(world.node(), "update", force=True).code == "nothing-newer"
+    assert say(world.node(), "update", version="2.0.0")["version"] == "2.0.0"
+
+
+def test_what_failed_here_is_the_answer_even_where_the_server_stopped_it(
+    steered: tuple[World, Director],
+) -> None:
+    """Whether the server has heard of the failure yet is chance; what the node says is not."""
+    world, director = steered
+    director.reason = "rollout-stopped"
+    why = Failure(code="trial-unhealthy", sentence="no", at=world.node().clock())
+    world.node().store.deny("2.0.0", why)
+    assert refused(world.node(), "update", version="2.0.0").code == "version-denied"
 
 
 @pytest.mark.parametrize("options", [{"version": ""}, {"payload": ""}, {"version": "two"}])
