@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import select
+import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
@@ -45,6 +47,10 @@ def _watch(client: Client, *, as_json: bool) -> None:
     last: Mapping[str, Any] | None = None
     in_place = sys.stdout.isatty() and not as_json
     height = 0
+    pressed, told = os.pipe()
+    os.set_blocking(told, False)
+    # The exception alone can be lost: raised in a finaliser, it is printed and forgotten.
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     try:
         while True:
             facts = client.call("status")
@@ -56,16 +62,22 @@ def _watch(client: Client, *, as_json: bool) -> None:
                 height = len(lines)
             last = facts
             sys.stdout.flush()
-            if _reader_has_gone(WATCH_PAUSE_SECS):
+            if _is_over(pressed, WATCH_PAUSE_SECS):
                 return
     except KeyboardInterrupt:
         return
 
 
-def _reader_has_gone(limit_secs: float) -> bool:
-    """Wait; returns early and true when nobody reads our output any more: `| head -1`."""
+def _is_over(pressed: int, limit_secs: float) -> bool:
+    """Wait; returns early and true after Ctrl-C, or when nobody reads us any more: `| head -1`.
+
+    Args:
+        pressed: a descriptor that has bytes when a signal came.
+        limit_secs: how long to wait at most.
+    """
     poller = select.poll()
     poller.register(sys.stdout.fileno(), 0)  # only errors and the end
+    poller.register(pressed, select.POLLIN)
     return bool(poller.poll(limit_secs * 1000))
 
 
