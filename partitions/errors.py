@@ -12,7 +12,7 @@
     │   ├── DeviceOpenError · DeviceBusyError · DeviceTooSmallError
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
     ├── BootControlError      the boot loader's memory
-    │   ├── NothingBootableError
+    │   ├── NothingBootableError · BootFolderError
     │   └── GrubenvInvalidError · GrubenvCrowdedError
     └── DiskImageError        making a disk file
         └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
@@ -195,6 +195,18 @@ class BootControlError(PartitionsError):
 
     code = "boot-control"
     hint = "`bascule slots` shows what the boot loader would do; its settings name the keeper."
+
+
+class BootFolderError(BootControlError):
+    """The loader's partition cannot be read or changed."""
+
+    code = "boot-folder"
+    hint = "Is it mounted, writable and not full? `findmnt`, `df`, `dmesg`; then `fsck.vfat -a`."
+
+    @classmethod
+    def because(cls, path: Path, error: OSError) -> Self:
+        """Say what would not work on which path, and why."""
+        return cls(f"{path}: {error.strerror or error}")
 
 
 class NothingBootableError(BootControlError):

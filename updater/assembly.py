@@ -49,8 +49,14 @@ def slot_layout(settings: Settings) -> SlotLayout:
 
 def places(settings: Settings, layout: SlotLayout) -> Places:
     """Return where the slots and the loader's memory are."""
+    slots = settings.slots
     return Places(
-        disk=Path(settings.slots.disk), layout=layout, grubenv=_path(settings.slots.grubenv)
+        disk=Path(slots.disk),
+        layout=layout,
+        grubenv=_path(slots.grubenv),
+        boot_folder=Path(slots.boot_folder),
+        uboot_config=Path(slots.uboot_config),
+        custom_command=tuple(slots.custom_command),
     )
 
 

@@ -55,6 +55,9 @@ class SlotsSettings(_Section, frozen=True):
     disk: str = ""
     boot_control: str = "gptprio"
     grubenv: str = ""
+    boot_folder: str = "/boot"
+    uboot_config: str = "/etc/fw_env.config"
+    custom_command: list[str] = []
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
     a: dict[str, PartReference] = {}
     b: dict[str, PartReference] = {}

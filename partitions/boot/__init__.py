@@ -37,11 +37,19 @@ class Places:
         disk: a disk file, a whole-disk device or a partition of the disk.
         layout: the partitions of both slots.
         grubenv: the file of GRUB's environment.
+        boot_folder: where the loader's partition (ESP or XBOOTLDR) is mounted.
+        uboot_config: says where U-Boot's environment is, as fw_env.config does.
+        efivars: where the firmware's variables are mounted.
+        custom_command: the integrator's program and its first arguments.
     """
 
     disk: Path
     layout: SlotLayout
     grubenv: Path | None = None
+    boot_folder: Path = Path("/boot")
+    uboot_config: Path = Path("/etc/fw_env.config")
+    efivars: Path = Path("/sys/firmware/efi/efivars")
+    custom_command: tuple[str, ...] = ()
 
     @property
     def environment(self) -> Path:
