@@ -1,4 +1,4 @@
-"""An initramfs out of files: written by us, so that device nodes and root ownership need no root."""
+"""An initramfs out of files, written here: so device nodes and root ownership need no root."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class Archive:
     _out: bytearray = field(default_factory=bytearray)
     _names: set[str] = field(default_factory=set)
 
-    def add(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+    ) -> None:
         """Add an entry, and the folders above it; nothing when it is there already."""
         name = name.strip("/")
         if name in self._names:

@@ -1,4 +1,4 @@
-"""Disks of the small guest: ESP, slots, state; what a loader needs beside is put in by `loaders`."""
+"""Disks of the small guest: ESP, slots, state; `loaders` puts in what a loader needs beside."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def make_disk(output: Path, system: System, *, root_mib: int = 64) -> Table:
     )
     esp = table.entries[0].first_lba * table.sector_size
     for slot in "ab":
-        run_mtools(output, esp, "mmd", *(["::/bascule"] if slot == "a" else []), f"::/bascule/{slot}")
+        run_mtools(
+            output, esp, "mmd", *(["::/bascule"] if slot == "a" else []), f"::/bascule/{slot}"
+        )
     for part, name in FILES.items():
         run_mtools(output, esp, "mcopy", str(system.parts[part]), f"::/bascule/a/{name}")
     return table

@@ -20,7 +20,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -77,12 +76,13 @@ class Drive:
             return ["-blockdev", f"{file},cache.no-flush=on", "-blockdev", top]
         with self.write_log.open("wb") as log:
             log.truncate(WRITE_LOG_BYTES)
+        # The number of entries is brought up to date with each, so that a cut leaves it right.
+        recording = f"log={name}-log,log-append=off,log-sector-size=512"
+        recording += ",log-super-update-interval=1"
         return [
             *("-blockdev", file),
             *("-blockdev", f"driver=file,filename={self.write_log},node-name={name}-log"),
-            "-blockdev",
-            f"driver=blklogwrites,file={name}-file,log={name}-log,log-append=off,"
-            f"log-sector-size=512,log-super-update-interval=1,node-name={name}",
+            *("-blockdev", f"driver=blklogwrites,file={name}-file,{recording},node-name={name}"),
         ]
 
 

@@ -1,4 +1,4 @@
-"""A guest that a bare machine builds in a minute: busybox, this Python, the engine of this checkout.
+"""A guest that a bare machine builds in seconds: busybox, this Python, this checkout's engine.
 
 Its root is read-only under dm-verity, its root hash lies in the initrd of the slot, its memory on
 the state partition: what a cut or a flipped bit does to it is what it does to the reference system,
