@@ -32,7 +32,7 @@ class Found:
 
 
 class Fat:
-    """A file system, given what reads its bytes."""
+    """A file system, given what reads its bytes. The FAT is read once, folders at each question."""
 
     def __init__(self, read: Read) -> None:
         self._read = read
@@ -55,7 +55,13 @@ class Fat:
         self._is_12 = not self._is_32 and self._clusters < 4085
         self._root_cluster = struct.unpack_from("<I", boot, 44)[0]
         self._table = read(self._reserved, fat_bytes)
+        self._chains: dict[int, tuple[Span, ...]] = {}  # by first cluster
         self.size = (small or large) * sector
+
+    @staticmethod
+    def data_offset(boot: bytes) -> int:
+        """Return where the first cluster begins, given the boot sector."""
+        return int(Fat(lambda at, size: boot[at : at + size])._data)
 
     def files(self) -> dict[str, Found]:
         """Return every file and folder by its path in lower case, without a slash before it."""
@@ -110,6 +116,10 @@ class Fat:
 
     def _spans(self, first: int) -> tuple[Span, ...]:
         spans: list[Span] = []
+        known = self._chains.get(first)
+        if known is not None:
+            return known
+        head = first
         seen: set[int] = set()
         while 2 <= first < 2 + self._clusters and first not in seen:
             seen.add(first)
@@ -119,7 +129,8 @@ class Fat:
             else:
                 spans.append((at, self._cluster))
             first = self._next(first)
-        return tuple(spans)
+        self._chains[head] = tuple(spans)
+        return self._chains[head]
 
     def _next(self, cluster: int) -> int:
         if self._is_32:

@@ -177,13 +177,11 @@ def cut_states(medium: Medium, steps: Sequence[Step], chance: random.Random) -> 
 def _between_flushes(
     medium: Medium, pending: Sequence[Write], flushes: int, chance: random.Random
 ) -> Iterator[CutState]:
-    changes = list(pending)
-    volatile = _without_durable(changes)
+    volatile = [write for write in pending if not write.durable]
+    sure = [write for write in pending if write.durable]
     sectors = _sectors(medium, volatile)
-    with medium.changed(()):
-        yield CutState(flushes, "prefix", 0)
-    yield from _prefixes(medium, changes, flushes)
-    sure = [write for write in changes if write.durable]
+    yield CutState(flushes, "prefix", 0)
+    yield from _prefixes(medium, pending, flushes)
     if len(sectors) <= EXHAUSTIVE_SECTORS:
         for count in range(1, len(sectors)):
             for chosen in itertools.combinations(sectors, count):
@@ -244,10 +242,6 @@ def _one_by_one(
 
 def _overlap(one: Write, other: Write) -> bool:
     return one.offset < other.offset + len(other.data) and other.offset < one.offset + len(one.data)
-
-
-def _without_durable(writes: Sequence[Write]) -> list[Write]:
-    return [write for write in writes if not write.durable]
 
 
 def _sectors(medium: Medium, writes: Sequence[Write]) -> list[Write]:
