@@ -15,7 +15,8 @@
     │   ├── NothingBootableError · BootFolderError
     │   └── GrubenvInvalidError · GrubenvCrowdedError
     └── DiskImageError        making a disk file
-        └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
+        ├── LayoutInvalidError · ContentsInvalidError · DiskExistsError
+        └── ToolMissingError · ToolFailedError
 
 Each class owns a stable code, a hint and an exit status. Broken invariants (a negative offset, a
 layout that names the same thing twice in code) are not here: they crash, loudly.
@@ -242,6 +243,14 @@ class LayoutInvalidError(DiskImageError):
     exit_status = EXIT_USAGE
 
 
+class ContentsInvalidError(DiskImageError):
+    """A file system cannot hold what is meant to be copied into it."""
+
+    code = "contents-invalid"
+    hint = "Folders, files and (not for vfat) symbolic links, with plain names, can be copied."
+    exit_status = EXIT_USAGE
+
+
 class DiskExistsError(DiskImageError):
     """The file to be made is there already."""
 
@@ -251,14 +260,14 @@ class DiskExistsError(DiskImageError):
 
 
 class ToolMissingError(DiskImageError):
-    """A program that makes a file system is not installed."""
+    """A program or file that makes a file system or a boot loader is not installed."""
 
     code = "tool-missing"
-    hint = "Install it (Debian: dosfstools for vfat, e2fsprogs for ext4)."
+    hint = "Install it; the section A disk layout of partitions/README.md names the packages."
 
 
 class ToolFailedError(DiskImageError):
-    """A program that makes a file system ended with an error."""
+    """A program that makes a file system or a boot loader ended with an error."""
 
     code = "tool-failed"
     hint = "Its own words are in the message; check size and free space."
