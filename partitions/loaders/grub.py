@@ -35,7 +35,7 @@ _MODULES: Final = (
     *("test", "loadenv", "echo", "sleep", "reboot"),
 )
 _BIOS_MODULES: Final = (*_MODULES, "biosdisk", "linux16", "serial", "terminal")
-_EFI_MODULES: Final = (*_MODULES, "linux")
+_EFI_MODULES: Final = (*_MODULES, "linux", "efi_gop", "efi_uga")  # a screen for the kernel
 
 # Runs before anything is read from the disk, by a parser that knows neither `if` nor functions.
 _EARLY: Final = f"""\
