@@ -16,6 +16,7 @@ from partitions.attributes import BootBits
 from partitions.disk_image import create_disk
 from partitions.gpt import Entry, Table
 from partitions.layout import read_layout
+from partitions.loaders import LOADERS
 from partitions.table import read_table
 
 
@@ -39,6 +40,11 @@ def disk() -> None:
     metavar="PART=IMAGE",
     help="The first image of a part of slot A. All parts, or none.",
 )
+@click.option(
+    "--loader",
+    type=click.Choice(sorted(LOADERS)),
+    help="Install this boot loader, so that the disk boots slot A.",
+)
 @click.option("--seed", help="Derive all GUIDs from this text, as `seed` in the layout does.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
@@ -46,6 +52,7 @@ def create(
     layout: Path,
     output: Path,
     installs: tuple[str, ...],
+    loader: str | None,
     seed: str | None,
     *,
     force: bool,
@@ -55,7 +62,7 @@ def create(
     read = read_layout(layout)
     if seed:
         read = replace(read, seed=seed)
-    table = create_disk(read, output, images=_images(installs), replace=force)
+    table = create_disk(read, output, images=_images(installs), loader=loader, replace=force)
     _print(output, table, as_json=as_json)
 
 

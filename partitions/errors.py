@@ -5,9 +5,10 @@
     │   ├── GptMissingError · GptDamagedError · GptAmbiguousError · GptEntryError
     │   └── GptChangedError
     ├── PartitionLookupError  the names in the settings against that table
-    │   └── PartitionUnknownError · PartitionAmbiguousError · PartitionStaleError
+    │   ├── PartitionUnknownError · PartitionAmbiguousError · PartitionStaleError
+    │   └── BootFileSharedError
     ├── WriteRefusedError     what must not be written (exit status 3)
-    │   └── SlotBootedError · DeviceMountedError
+    │   └── SlotBootedError · DeviceMountedError · BootFolderUnmountedError
     ├── DeviceError           the device under the bytes
     │   ├── DeviceOpenError · DeviceBusyError · DeviceTooSmallError
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
@@ -15,7 +16,8 @@
     │   ├── NothingBootableError · BootFolderError
     │   └── GrubenvInvalidError · GrubenvCrowdedError
     └── DiskImageError        making a disk file
-        └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
+        ├── LayoutInvalidError · ContentsInvalidError · DiskExistsError
+        └── ToolMissingError · ToolFailedError
 
 Each class owns a stable code, a hint and an exit status. Broken invariants (a negative offset, a
 layout that names the same thing twice in code) are not here: they crash, loudly.
@@ -109,6 +111,13 @@ class PartitionStaleError(PartitionLookupError):
     hint = "Make the kernel read the table again with `partprobe DISK`, or reboot."
 
 
+class BootFileSharedError(PartitionLookupError):
+    """Two parts of the slots are named to be the same file."""
+
+    code = "boot-file-shared"
+    hint = "Each part of each slot needs a file of its own; FAT knows no small and large letters."
+
+
 class WriteRefusedError(PartitionsError):
     """Writing there would harm a system that is in use; nothing was written."""
 
@@ -127,6 +136,13 @@ class DeviceMountedError(WriteRefusedError):
 
     code = "device-mounted"
     hint = "Unmount it (`findmnt`, `swapon --show` tell where it is used) and try again."
+
+
+class BootFolderUnmountedError(WriteRefusedError):
+    """A boot file would land on the running system's own file system, where no loader looks."""
+
+    code = "boot-folder-unmounted"
+    hint = "Mount the loader's partition (`findmnt /boot`), or correct FILE=… in the settings."
 
 
 class DeviceError(PartitionsError):
@@ -242,6 +258,14 @@ class LayoutInvalidError(DiskImageError):
     exit_status = EXIT_USAGE
 
 
+class ContentsInvalidError(DiskImageError):
+    """A file system cannot hold what is meant to be copied into it."""
+
+    code = "contents-invalid"
+    hint = "Folders, files and (not for vfat) symbolic links, with plain names, can be copied."
+    exit_status = EXIT_USAGE
+
+
 class DiskExistsError(DiskImageError):
     """The file to be made is there already."""
 
@@ -251,14 +275,14 @@ class DiskExistsError(DiskImageError):
 
 
 class ToolMissingError(DiskImageError):
-    """A program that makes a file system is not installed."""
+    """A program or file that makes a file system or a boot loader is not installed."""
 
     code = "tool-missing"
-    hint = "Install it (Debian: dosfstools for vfat, e2fsprogs for ext4)."
+    hint = "Install it; the section A disk layout of partitions/README.md names the packages."
 
 
 class ToolFailedError(DiskImageError):
-    """A program that makes a file system ended with an error."""
+    """A program that makes a file system or a boot loader ended with an error."""
 
     code = "tool-failed"
     hint = "Its own words are in the message; check size and free space."

@@ -12,15 +12,13 @@ from partitions.errors import LayoutInvalidError
 from partitions.firmware import USR_TYPE
 from partitions.gpt import Table
 from partitions.layout import (
-    ESP_TYPE,
-    LINUX_TYPE,
     DiskLayout,
     Filesystem,
     Role,
     parse_layout,
     read_layout,
 )
-from partitions.placement import guids_of, plan
+from partitions.placement import ESP_TYPE, LINUX_TYPE, guids_of, plan
 
 MIB = 1024 * 1024
 
@@ -77,7 +75,7 @@ def test_a_layout_says_what_each_partition_is_for() -> None:
     assert [one.size_bytes for one in layout.partitions] == [4 * MIB, 8 * MIB, 8 * MIB, 2 * MIB]
     assert [one.part for one in layout.partitions] == ["", "usr", "usr", ""]
     assert layout.partitions[0].filesystem is Filesystem.VFAT
-    assert [one.type_guid for one in layout.partitions] == [
+    assert [entry.type_guid for entry in _plan(SMALL).entries] == [
         ESP_TYPE,
         USR_TYPE,
         USR_TYPE,

@@ -1,0 +1,20 @@
+"""Boot loaders that `disk create` installs: one file each, found here by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from partitions.loaders import gptprio, grub
+from partitions.loaders.job import Installation, Job, Loader, check
+
+__all__ = ["LOADERS", "Installation", "Job", "Loader", "check"]
+
+LOADERS: Final[Mapping[str, Loader]] = MappingProxyType(
+    {
+        "gptprio": gptprio.LOADER,
+        "grub-bios": grub.BIOS,
+        "grub-efi": grub.EFI,
+    }
+)
