@@ -17,7 +17,15 @@ from pathlib import Path
 from tests.sim.gpt_tools import program
 
 INIT = Path(__file__).with_name("init")
-MODULES = ("virtio_pci", "virtio_blk", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8")
+MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859_1",
+    "nls_utf8",
+)
 BUSYBOX_LINKS = ("mount", "sh")
 
 
@@ -28,7 +36,9 @@ class Archive:
         self._bytes = bytearray()
         self._names: set[str] = set()
 
-    def add(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+    ) -> None:
         if name in self._names:
             return
         parent = name.rpartition("/")[0]
