@@ -10,17 +10,20 @@ A fault is a wrong order of writes, put into this process alone, for the test of
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import requests  # noqa: F401  # loaded before the snapshot, as all below
 import tuf.ngclient
 
-from partitions import boot_files, disk, table, writer
+from partitions import boot_files, disk, writer
 from partitions.boot import open_boot_control
+from partitions.slots import Region
 from updater import assembly, given, install, pipeline, settings, updating, verbs, writing
 from updater.journal import start_logging
 from updater.trust import refresh
@@ -52,38 +55,37 @@ def main() -> NoReturn:
 
 
 def _arm_before_data() -> None:
-    """Leave the flush of slots' data out: it is on its way when the slot is armed."""
-
-    def nothing(*_: Any) -> None:
-        """Do not flush."""
-
-    writer.RegionWriter.sync = nothing  # type: ignore[method-assign]
-    boot_files.BootFile.sync = nothing  # type: ignore[method-assign]
-    install.digest_of = _expected  # type: ignore[assignment]  # reading back would push it out
-
-
-def _expected(region: Any, size: int) -> bytes:
-    """Read through the page cache: the disk is not asked."""
-    import hashlib
-
-    with region.path.open("rb") as file:
-        file.seek(region.offset)
-        return hashlib.sha256(file.read(size)).digest()
+    """Leave the flush of the slot's data out: it is still under way when the slot is armed."""
+    _replace(writer.RegionWriter, "sync", _nothing)
+    _replace(boot_files.BootFile, "sync", _nothing)
+    # Reading back past the page cache would push the data out to the disk, though not flush it.
+    _replace(install, "digest_of", _digest_in_cache)
 
 
 def _both_tables_at_once() -> None:
     """Leave the flush between the two copies of the partition table out."""
     real = disk.OpenDisk.sync
-    count = [0]
+    calls = itertools.count()
 
     def every_second(self: disk.OpenDisk) -> None:
-        count[0] += 1
-        if count[0] % 2 == 0:
+        if next(calls) % 2:
             real(self)
 
-    for place in (disk.OpenDisk, table.open_disk):
-        if isinstance(place, type):
-            place.sync = every_second  # type: ignore[method-assign]
+    _replace(disk.OpenDisk, "sync", every_second)
+
+
+def _nothing(*_: object) -> None:
+    """Do not flush."""
+
+
+def _digest_in_cache(region: Region, size: int) -> bytes:
+    with region.path.open("rb") as file:
+        file.seek(region.offset)
+        return hashlib.sha256(file.read(size)).digest()
+
+
+def _replace(owner: object, name: str, by: object) -> None:
+    setattr(owner, name, by)
 
 
 FAULTS = {"arm-before-data": _arm_before_data, "both-tables-at-once": _both_tables_at_once}

@@ -50,7 +50,8 @@ payload_keys = ["/var/lib/payload.pem"]
 
 [download]
 mirrors = ["{payloads}"]
-retries = 1
+retries = 20
+retry_delay_secs = 0.1
 checkpoint_mib = 1
 
 [updates]
