@@ -15,7 +15,7 @@
     │   ├── NothingBootableError · BootFolderError
     │   └── GrubenvInvalidError · GrubenvCrowdedError
     └── DiskImageError        making a disk file
-        ├── LayoutInvalidError · ContentsInvalidError · DiskExistsError
+        ├── LayoutInvalidError · ContentsInvalidError · EfiStoreInvalidError · DiskExistsError
         └── ToolMissingError · ToolFailedError
 
 Each class owns a stable code, a hint and an exit status. Broken invariants (a negative offset, a
@@ -248,6 +248,14 @@ class ContentsInvalidError(DiskImageError):
 
     code = "contents-invalid"
     hint = "Folders, files and (not for vfat) symbolic links, with plain names, can be copied."
+    exit_status = EXIT_USAGE
+
+
+class EfiStoreInvalidError(DiskImageError):
+    """The file of a virtual machine's EFI variables cannot take the boot entries."""
+
+    code = "efi-store-invalid"
+    hint = "Start from a fresh template of EDK2, such as OVMF_VARS_4M.fd of Debian's ovmf."
     exit_status = EXIT_USAGE
 
 

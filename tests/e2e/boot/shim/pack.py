@@ -17,7 +17,15 @@ from pathlib import Path
 from tests.sim.gpt_tools import program
 
 INIT = Path(__file__).with_name("init")
-MODULES = ("virtio_pci", "virtio_blk", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859_1", "nls_utf8")
+MODULES = (
+    "virtio_pci",
+    "virtio_blk",
+    "vfat",
+    "nls_cp437",
+    "nls_ascii",
+    "nls_iso8859_1",
+    "nls_utf8",
+)
 BUSYBOX_LINKS = ("mount", "sh")
 
 
@@ -28,7 +36,9 @@ class Archive:
         self._bytes = bytearray()
         self._names: set[str] = set()
 
-    def add(self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)) -> None:
+    def add(
+        self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
+    ) -> None:
         if name in self._names:
             return
         parent = name.rpartition("/")[0]
@@ -97,8 +107,8 @@ def _in_order(modules: Path, wanted: Iterable[str]) -> Sequence[Path]:
     by_stem = {Path(name).name.split(".")[0].replace("-", "_"): name for name in needs}
     order: dict[str, None] = {}
     for stem in wanted:
-        if (name := by_stem.get(stem)) is not None:  # else it is built in
-            order.update(dict.fromkeys([*reversed(needs[name]), name]))
+        if stem in by_stem:  # else it is built in
+            order.update(dict.fromkeys([*reversed(needs[by_stem[stem]]), by_stem[stem]]))
     return [modules / name for name in order]
 
 
