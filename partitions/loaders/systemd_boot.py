@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from partitions.boot.systemd_boot import entry_content, template_of
 from partitions.layout import DiskLayout
 from partitions.loaders.job import BootedBy, Installation, Job, Loader, read_program
+from partitions.slots import Slot
+from partitions.systemd_boot_firmware import ENTRIES
 
 PROGRAM: Final = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 PACKAGE: Final = "systemd-boot-efi"
 # Neither other systems nor the firmware's setup: an entry that is not ours must never be the first.
 SETTINGS: Final = b"timeout 0\nauto-entries no\nauto-firmware no\n"
-SORT_KEY: Final = "bascule"
 
 
 def prepare(job: Job) -> Installation:
@@ -26,6 +28,7 @@ def prepare(job: Job) -> Installation:
 
     Raises:
         ToolMissingError: systemd-boot is not installed here.
+        LoaderTemplateError: the entry of a slot would be longer than a sector.
     """
     program = read_program(PROGRAM, PACKAGE)
     files = {
@@ -33,12 +36,12 @@ def prepare(job: Job) -> Installation:
         "/EFI/systemd/systemd-bootx64.efi": program,  # where `bootctl` looks for it
         "/loader/loader.conf": SETTINGS,
     }
-    templates = {slot.letter: template(slot) for slot in job.slots()}
-    for letter, text in templates.items():
-        files[f"/loader/bascule/{letter}.conf"] = text.encode()
+    templates = {Slot(slot.letter): template(slot) for slot in job.slots()}
+    for one, text in templates.items():
+        files[f"/{template_of(one)}"] = text.encode()
     if job.installed:
-        entry = f"{templates['a']}sort-key {SORT_KEY}\nversion 1\n"
-        files["/loader/entries/bascule-a.conf"] = entry.encode()
+        entry = entry_content(Slot.A, templates[Slot.A].encode(), version=1)
+        files[f"/{ENTRIES}/bascule-a.conf"] = entry
     return Installation(files=files)
 
 
