@@ -20,18 +20,21 @@ from typing import Final
 
 from partitions.booted import Booted
 from partitions.disk import Access, open_disk
+from partitions.efi_store import with_variables
 from partitions.errors import (
     DeviceOpenError,
     DeviceReadError,
     DeviceTooSmallError,
     DeviceWriteError,
     DiskExistsError,
+    EfiStoreInvalidError,
     LayoutInvalidError,
 )
 from partitions.filesystems import Node, make_filesystem, tree_of
 from partitions.gpt import Entry, Table
 from partitions.layout import DiskLayout, Filesystem, Partition, Role
-from partitions.loaders import LOADERS, Installation, Job, Loader, check
+from partitions.loaders import LOADERS, Installation, Job, Loader, check, efi
+from partitions.loaders.job import read_program
 from partitions.placement import guids_of, plan
 from partitions.slots import Region
 from partitions.table import initialise
@@ -42,12 +45,26 @@ log = logging.getLogger(__name__)
 _CHUNK_BYTES: Final = 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareFile:
+    """A virtual machine's EFI variables.
+
+    Attributes:
+        output: the file to make.
+        template: the distribution's fresh one.
+    """
+
+    output: Path
+    template: Path = efi.TEMPLATE
+
+
 def create_disk(
     layout: DiskLayout,
     output: Path,
     *,
     images: Mapping[str, Path],
     loader: str | None = None,
+    firmware: FirmwareFile | None = None,
     replace: bool = False,
 ) -> Table:
     """Make a disk file.
@@ -57,6 +74,7 @@ def create_disk(
         output: its name; appears only when all is done.
         images: an image for each part of slot A, or none at all.
         loader: the name of the boot loader to install, of `LOADERS`; nothing for none.
+        firmware: a virtual machine's file of EFI variables to make beside the disk.
         replace: whether a file of that name is replaced.
 
     Returns:
@@ -67,11 +85,14 @@ def create_disk(
         LayoutInvalidError: the partitions do not fit, `images` names other parts than slot A, or
             the loader cannot boot from such a layout.
         ContentsInvalidError: a file system cannot hold what is meant for it.
+        EfiStoreInvalidError: the file of variables cannot take the loader's.
         DeviceTooSmallError: an image is larger than its place.
         ToolMissingError, ToolFailedError: a file system or the loader cannot be made.
         DeviceError: reading an image or writing the disk failed.
     """
     _check_name(output, replace=replace)
+    if firmware:
+        _check_name(firmware.output, replace=replace)
     _check_images(layout, images)
     chosen = LOADERS[loader] if loader else None
     if loader and chosen:
@@ -97,6 +118,8 @@ def create_disk(
                 _copy_in(image, work.region(entry))
             elif one.filesystem is not Filesystem.NONE:
                 work.make_filesystem(one, entry, _tree(one, layout, images, installation))
+        if firmware:
+            _make_variables(firmware, installation)
     log.info("disk made path=%s bytes=%d", output, table.disk_sectors * table.sector_size)
     return table
 
@@ -160,6 +183,16 @@ def _installation(
         return loader.prepare(
             Job(layout=layout, table=table, installed=installed, stage=Path(stage))
         )
+
+
+def _make_variables(firmware: FirmwareFile, installation: Installation) -> None:
+    template = read_program(firmware.template, efi.TEMPLATE_PACKAGE)
+    try:
+        flash = with_variables(template, installation.firmware)
+    except EfiStoreInvalidError as error:
+        raise EfiStoreInvalidError(f"{firmware.template} {error}") from error
+    with _draft(firmware.output, len(flash)) as draft:
+        draft.write_bytes(flash)
 
 
 def _tree(

@@ -14,9 +14,11 @@
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
     ├── BootControlError      the boot loader's memory
     │   ├── NothingBootableError · BootFolderError
+    │   ├── LoaderTemplateError · LoaderDefaultError · LoaderForeignError
+    │   ├── EfiVariableError · EfiEntryError
     │   └── GrubenvInvalidError · GrubenvCrowdedError
     └── DiskImageError        making a disk file
-        ├── LayoutInvalidError · ContentsInvalidError · DiskExistsError
+        ├── LayoutInvalidError · ContentsInvalidError · EfiStoreInvalidError · DiskExistsError
         └── ToolMissingError · ToolFailedError
 
 Each class owns a stable code, a hint and an exit status. Broken invariants (a negative offset, a
@@ -232,6 +234,44 @@ class NothingBootableError(BootControlError):
     hint = "Boot a slot by hand from the loader's menu, then run `bascule confirm`."
 
 
+class LoaderTemplateError(BootControlError):
+    """The template of a slot's entry for systemd-boot is missing, or makes no entry."""
+
+    code = "loader-template"
+    hint = "Is the loader's partition mounted? docs/loaders.md shows what a template holds."
+
+
+class LoaderDefaultError(BootControlError):
+    """loader.conf names a default, so systemd-boot would not give a failed trial up."""
+
+    code = "loader-default"
+    hint = "Remove the line `default` from loader.conf; the versions of the entries decide."
+
+
+class LoaderForeignError(BootControlError):
+    """systemd-boot would start an entry that is of no slot."""
+
+    code = "loader-foreign"
+    hint = "Remove that entry, or its `sort-key` if it has one; `bootctl list` shows the order."
+
+
+class EfiVariableError(BootControlError):
+    """The firmware's variables cannot be read or written."""
+
+    code = "efi-variable"
+    hint = "Is efivarfs mounted and writable? `findmnt /sys/firmware/efi/efivars`, `dmesg`."
+
+
+class EfiEntryError(BootControlError):
+    """The firmware has not exactly one active boot entry of a slot."""
+
+    code = "efi-entry"
+    hint = (
+        "`efibootmgr` lists them; make one with `efibootmgr --create-only --disk DISK --part N "
+        "--label bascule-a --loader '\\bascule\\a\\linux.efi'`; see docs/loaders.md."
+    )
+
+
 class GrubenvInvalidError(BootControlError):
     """The file is no environment block that GRUB would load and save."""
 
@@ -263,6 +303,14 @@ class ContentsInvalidError(DiskImageError):
 
     code = "contents-invalid"
     hint = "Folders, files and (not for vfat) symbolic links, with plain names, can be copied."
+    exit_status = EXIT_USAGE
+
+
+class EfiStoreInvalidError(DiskImageError):
+    """The file of a virtual machine's EFI variables cannot take the boot entries."""
+
+    code = "efi-store-invalid"
+    hint = "Start from a fresh template of EDK2, such as OVMF_VARS_4M.fd of Debian's ovmf."
     exit_status = EXIT_USAGE
 
 

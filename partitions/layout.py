@@ -76,7 +76,7 @@ class _FileAsWritten(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw
 class _LayoutAsWritten(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     partition: list[_PartitionAsWritten]
     file: list[_FileAsWritten] = []
-    cmdline: str = "panic=-1 quiet"
+    cmdline: str = "panic=-1 gpt quiet"
     boot_folder: str = "/boot"
     sector_size: int = 512
     size: int | str | None = None

@@ -17,10 +17,8 @@ from typing import Final
 
 from partitions import grub_block
 from partitions.errors import DeviceTooSmallError, LayoutInvalidError
-from partitions.grub_firmware import GrubMemory, Mark
 from partitions.layout import DiskLayout, Role
 from partitions.loaders.job import BootedBy, Installation, Job, Loader, read_program
-from partitions.slots import Slot
 from partitions.tool import run_tool
 
 SCRIPT: Final = Path(__file__).parents[1] / "boot/grub-ab.cfg"
@@ -206,8 +204,7 @@ def _bios_terminal(layout: DiskLayout) -> str:
 
 
 def _environment(*, installed: bool) -> bytes:
-    memory = GrubMemory()
-    if installed:
-        memory = memory.marked(Slot.A, Mark(confirmed=True))
-    lines = (grub_block.assignment(name, value) for name, value in memory.values.items())
+    ours = {b"ORDER": b"A B", b"A_OK": b"1" if installed else b"0"}
+    ours |= {b"A_TRY": b"0", b"B_OK": b"0", b"B_TRY": b"0"}
+    lines = (grub_block.assignment(name, value) for name, value in ours.items())
     return grub_block.filled(grub_block.SIGNATURE + b"".join(lines))

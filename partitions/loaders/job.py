@@ -81,10 +81,12 @@ class Installation:
     Attributes:
         files: bytes of files on the ESP, by absolute path.
         raw: bytes outside the file systems, by byte of the disk.
+        firmware: variables of the machine's firmware, which are not on the disk.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
     raw: Mapping[int, bytes] = field(default_factory=dict)
+    firmware: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

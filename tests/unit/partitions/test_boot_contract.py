@@ -19,9 +19,12 @@ from partitions.boot import (
     power_on,
 )
 from partitions.boot.grubenv import GrubEnvironment
+from partitions.boot.systemd_boot import SystemdBootEntries, template_of
+from partitions.boot_folder import BootFolder
 from partitions.errors import BootControlError, NothingBootableError, SlotBootedError
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
+from partitions.systemd_boot_firmware import ENTRIES
 from tests.sim.gpt_disk import two_slots
 
 A, B = Slot.A, Slot.B
@@ -57,6 +60,19 @@ def _grubenv(folder: Path) -> Machine:
     return _machine("grubenv", Places(disk=folder, layout=LAYOUT, grubenv=file), memory=file)
 
 
+def _systemd_boot(folder: Path) -> Machine:
+    for slot in Slot:
+        kernel = folder / f"bascule/{slot.value}/linux"
+        kernel.parent.mkdir(parents=True)
+        kernel.write_bytes(b"kernel")
+        template = folder / template_of(slot)
+        template.parent.mkdir(parents=True, exist_ok=True)
+        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
+    SystemdBootEntries(BootFolder(folder)).confirm(A)
+    places = Places(disk=folder, layout=LAYOUT, boot_folder=folder)
+    return _machine("systemd-boot", places, memory=folder / ENTRIES)
+
+
 def _machine(name: str, places: Places, *, memory: Path) -> Machine:
     def boot() -> Slot | None:
         try:
@@ -67,11 +83,23 @@ def _machine(name: str, places: Places, *, memory: Path) -> Machine:
     return Machine(
         control=lambda booted: open_boot_control(name, places, booted=booted),
         power_on=boot,
-        memory=memory.read_bytes,
+        memory=lambda: _bytes_of(memory),
     )
 
 
-MACHINES: Mapping[str, Callable[[Path], Machine]] = {"gptprio": _gptprio, "grubenv": _grubenv}
+def _bytes_of(memory: Path) -> bytes:
+    """Return a file, or names and content of all files of a folder."""
+    if memory.is_file():
+        return memory.read_bytes()
+    files = sorted(memory.iterdir())
+    return b"".join(b"%s\n%s\n" % (file.name.encode(), file.read_bytes()) for file in files)
+
+
+MACHINES: Mapping[str, Callable[[Path], Machine]] = {
+    "gptprio": _gptprio,
+    "grubenv": _grubenv,
+    "systemd-boot": _systemd_boot,
+}
 
 
 @pytest.fixture(params=MACHINES)
