@@ -600,7 +600,7 @@ class TestBeforeTheFirstByteIsWritten:
         exact = regions | {"root": bench.region("root", ROOT_AT, len(bench.release.root))}
         check_fit(facts, exact)
         small = regions | {"root": bench.region("root", ROOT_AT, len(bench.release.root) - 1)}
-        with pytest.raises(DoesNotFitError, match="part root has 6291456 bytes, its partition 62"):
+        with pytest.raises(DoesNotFitError, match="6291456 bytes, partition root holds 62"):
             check_fit(facts, small)
         for other in ({"root": regions["root"]}, regions | {"more": regions["root"]}):
             with pytest.raises(DoesNotFitError, match="has parts"):
