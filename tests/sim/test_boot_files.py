@@ -19,6 +19,7 @@ from tests.sim.world import World, run_until
 from updater import shown
 from updater.engine import Engine
 from updater.lifecycle import State
+from updater.machine_model import ModelMachine
 
 A, B = Slot.A, Slot.B
 KIB = 1024
@@ -206,7 +207,7 @@ class TestRoom:
     def test_what_the_passive_slot_holds_makes_room_for_what_comes(self, small: World) -> None:
         offer(small)
         live(small)
-        small.files = {"kernel": 20 * KIB, "initrd": 112 * KIB}  # neither free nor held by one
+        small.files = {"kernel": 112 * KIB, "initrd": 20 * KIB}  # free and held by both
         offer(small, "3.0.0")
         live(small)
         assert_holds(small, A, "3.0.0")
@@ -248,16 +249,29 @@ def snapshot(world: World) -> dict[str, object]:
     }
 
 
-@pytest.mark.parametrize("how", ["symlink", "hard link"])
-def test_a_file_that_is_the_booted_slots_is_refused_before_anything_changes(
-    world: World, how: str
+@pytest.mark.parametrize(
+    ("how", "code"),
+    [
+        ("symlink", "slot-booted"),
+        ("hard link", "slot-booted"),
+        ("not mounted", "boot-folder-unmounted"),
+    ],
+)
+def test_a_file_that_must_not_be_written_is_refused_before_anything_changes(
+    world: World, monkeypatch: pytest.MonkeyPatch, how: str, code: str
 ) -> None:
-    kernel = world.boot_file(B, "kernel")
-    kernel.parent.mkdir()
-    (os.symlink if how == "symlink" else os.link)(world.boot_file(A, "kernel"), kernel)
-    before = snapshot(world)
     offer(world)
-    with pytest.raises(Exception, match="kernel belongs to the running system") as caught:
+    live(world)
+    if how == "not mounted":
+        monkeypatch.setattr(ModelMachine, "system_folders", lambda _: [world.folder])
+    else:
+        kernel = world.boot_file(A, "kernel")
+        kernel.unlink()
+        (os.symlink if how == "symlink" else os.link)(world.boot_file(B, "kernel"), kernel)
+    before = snapshot(world)
+    offer(world, "3.0.0")
+    with pytest.raises(Exception, match="running system") as caught:
         run_until(Engine(node=world.node()), "rebooting")
-    assert getattr(caught.value, "code", "") == "slot-booted"
+    assert getattr(caught.value, "code", "") == code
     assert snapshot(world) == before
+    assert world.node().loader.read().slots[A].armed, "it can still be gone back to"
