@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 ORDER: Final = b"BOOT_ORDER"
 NAMES: Final = (ORDER, b"BOOT_a_LEFT", b"BOOT_a_OK", b"BOOT_b_LEFT", b"BOOT_b_OK")
 _SLOTS: Final[Mapping[bytes, Slot]] = {slot.value.encode(): slot for slot in Slot}
-_BLANKS: Final = re.compile(rb"[ \t\n]+")  # where U-Boot splits a variable into words
+_BLANKS: Final = re.compile(rb"[ \n]+")  # where U-Boot splits a variable into words: not at tabs
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,8 @@ TOOLS: Final = {
     "mkimage": "u-boot-tools",
     "sgdisk": "gdisk",
     "mformat": "mtools",
+    "fw_setenv": "libubootenv-tool",
+    "fw_printenv": "libubootenv-tool",
 }
 SECTOR_BYTES: Final = 512
 FIRST_LBA: Final = 2048
@@ -143,6 +145,7 @@ class UbootMachine:
                 *("-device", "virtio-blk-pci,drive=d"),
             ],
             input=_AT_THE_CONSOLE,
+            check=False,  # the kernel ends QEMU with 1
             capture_output=True,
             timeout=PATIENCE_SECS,
         )

@@ -11,10 +11,11 @@ import pytest
 
 from partitions import uboot_env, uboot_firmware
 from partitions.boot.uboot import UbootEnvironment
+from partitions.errors import UbootInvalidError
 from partitions.slots import Slot
-from partitions.uboot_env import entries_of, packed
-from partitions.uboot_store import UbootEnv
-from tests.sim.uboot_machine import SECTOR_BYTES, UbootMachine
+from partitions.uboot_env import CopyPlace, entries_of, packed, with_values
+from partitions.uboot_store import UbootEnv, load, places_of
+from tests.sim.uboot_machine import SECTOR_BYTES, UbootMachine, program
 
 pytestmark = pytest.mark.e2e
 
@@ -47,11 +48,20 @@ STATES = {
     "both confirmed": ours("b a", "1,0", "1,3"),
     "nothing bootable": ours("a b", "0,0", "0,0"),
     "confirmed but not named": env_of("BOOT_ORDER=b", "BOOT_a_OK=1"),
-    "odd words": env_of("BOOT_ORDER=c  b\ta", "BOOT_b_OK=1 2", "BOOT_b_LEFT=10", "BOOT_a_LEFT=1"),
+    "odd words": env_of("BOOT_ORDER=c  b\na", "BOOT_b_OK=1 2", "BOOT_b_LEFT=10", "BOOT_a_LEFT=1"),
+    "a tab between": env_of("BOOT_ORDER=b\ta", "BOOT_b_OK=1", "BOOT_a_OK=1"),
     "others' variables and names twice": env_of(
         "#BOOT_a_OK=1", " BOOT_a_OK=\\0", "x=1", "BOOT_ORDER=b a", "BOOT_b_LEFT=3", "BOOT_b_LEFT=7"
     ),
     "no variables": env_of(),
+}
+
+
+FORMS = {
+    "file": ["{0} 0x0 0x200"],
+    "file, decimal and more fields": ["# of our board", "", "{0} 512 200 0x200 1"],
+    "two copies in one file": ["{0} 0x0 0x400 0x400", "{0} 02000 0x400 0x400"],
+    "two files": ["{0}  0 0x400", "\t{1} 0x400 400", "{2} 0 0x400"],
 }
 
 
@@ -162,3 +172,82 @@ def test_a_kernel_that_is_none_makes_the_machine_start_anew(machine: UbootMachin
         machine.put("bascule/a/linux", kept)
     assert started(console) is None
     assert "slot a does not start\nresetting" in console
+
+
+class TestLibubootenv:
+    """`fw_setenv` and `fw_printenv` on the same bytes as ours, from random states."""
+
+    @pytest.fixture(params=FORMS)
+    def config(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+        program("fw_setenv")
+        files = [tmp_path / name for name in ("env", "redundant", "unread")]
+        for file in files:
+            file.write_bytes(bytes(4096))
+        config = tmp_path / "fw_env.config"
+        config.write_text("\n".join(FORMS[request.param]).format(*files) + "\n")
+        return config
+
+    def test_reads_what_we_write_and_writes_what_we_read(self, config: Path) -> None:
+        chance = random.Random(4)
+        places = places_of(config)
+        for _ in range(40):
+            self._scramble(places, chance)
+            try:
+                env = load(places)
+            except UbootInvalidError:
+                assert self._printed(config) is None
+                continue
+            assert self._printed(config) == env.values
+            name = chance.choice(["x", "BOOT_ORDER", "BOOT_b_LEFT"])
+            value = str(chance.randrange(1000))
+            self._run("fw_setenv", "-c", str(config), name, value)
+            wanted = env.holding(with_values(env.entries, {name.encode(): value.encode()}))
+            found = load(places)
+            assert found.values == wanted.values
+            assert found.active == wanted.active
+            if found.is_double:
+                assert [copy[4] for copy in found.copies] == [copy[4] for copy in wanted.copies]
+                assert found.copies[env.active] == env.copies[env.active]
+
+    def test_our_keeper_and_fw_setenv_take_turns(self, config: Path) -> None:
+        places = places_of(config)
+        self._store(places, 0, 254)
+        control = UbootEnvironment(config)
+        control.confirm(A)
+        for turn in range(6):  # over the end of the flag
+            self._run("fw_setenv", "-c", str(config), "BOOT_b_LEFT", str(turn + 1))
+            assert control.read().slots[B].tries_left == turn + 1
+            control.arm(B, tries=9 - turn)
+            printed = self._printed(config)
+            assert printed is not None
+            assert printed[b"BOOT_b_LEFT"] == b"%d" % (9 - turn)
+            assert printed[b"x"] == b"of others"
+
+    def _scramble(self, places: tuple[CopyPlace, ...], chance: random.Random) -> None:
+        for at in range(len(places)):
+            if chance.random() < 0.8:
+                self._store(places, at, chance.choice([0, 1, 2, 127, 128, 254, 255]))
+            if chance.random() < 0.2:
+                with places[at].path.open("r+b") as file:
+                    file.seek(places[at].offset + chance.randrange(100))
+                    file.write(b"?")
+
+    def _store(self, places: tuple[CopyPlace, ...], at: int, flag: int) -> None:
+        entries = (b"BOOT_ORDER=a b", b"BOOT_a_OK=1", b"x=of others", b"copy=%d" % at)
+        double = len(places) > 1
+        with places[at].path.open("r+b") as file:
+            file.seek(places[at].offset)
+            file.write(packed(entries, places[at].size, flag=flag if double else None))
+
+    def _printed(self, config: Path) -> dict[bytes, bytes] | None:
+        """Return what `fw_printenv` finds; nothing when it refuses."""
+        done = subprocess.run(
+            [program("fw_printenv"), "-c", str(config)], check=False, capture_output=True
+        )
+        if done.returncode:
+            return None
+        lines = (line.partition(b"=") for line in done.stdout.splitlines())
+        return {name: value for name, _, value in lines}
+
+    def _run(self, name: str, *arguments: str) -> None:
+        subprocess.run([program(name), *arguments], check=True, capture_output=True)
