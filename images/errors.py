@@ -243,14 +243,14 @@ class PartUnknownError(ImagesError):
 class ToolMissingError(ImagesError):
     """A program that the recipe of the reference OS runs is not installed."""
 
-    code = "tool-missing"
+    code = "recipe-program-missing"
     hint = "Install it; docs/reference-os.md lists what the recipe needs."
 
 
 class ToolFailedError(ImagesError):
     """A program that the recipe of the reference OS runs failed."""
 
-    code = "tool-failed"
+    code = "recipe-program-failed"
     hint = "Its own last lines say why; mmdebstrap needs the network or a mirror (`--mirror`)."
 
 

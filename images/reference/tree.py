@@ -44,15 +44,23 @@ def is_kept(name: str) -> bool:
     return _DROPPED.fullmatch(name) is None
 
 
-def unpack(archive: Path, root: Path) -> None:
-    """Write what is kept of an archive below `root`, which is made."""
+def unpack(archive: Path, root: Path, *, below: str = "") -> None:
+    """Write files of an archive below `root`, which is made.
+
+    Args:
+        archive: of a whole system.
+        root: the folder to make.
+        below: all files of this folder of the archive; empty: what `is_kept`.
+    """
     root.mkdir()
     with tarfile.open(archive) as tar:
         for member in tar:
             name = os.path.normpath(member.name)
-            if name == "." or not is_kept(name):
-                continue
-            _write(tar, member, root / name)
+            if below:
+                if name.startswith(f"{below}/"):
+                    _write(tar, member, root / name.removeprefix(f"{below}/"))
+            elif name != "." and is_kept(name):
+                _write(tar, member, root / name)
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
