@@ -74,6 +74,10 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "A person took the version back.", "`bascule update --force` takes it all the same."
         ),
         "health-pending": Condition("The health is looked at again in a moment."),
+        "health-steady": Condition(
+            "The trial is healthy; it is confirmed once it was so for `health.steady_secs`.",
+            "Nothing; `bascule confirm` does not wait.",
+        ),
         "health-failing": Condition(
             "A health check fails; at the end of its time a trial goes back.",
             "Look at the named check; `bascule confirm` if the system is good.",

@@ -163,7 +163,10 @@ def require_armed(memory: NodeState) -> None:
 
 
 def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerdict]:
-    """Run the health checks; a healthy trial is confirmed."""
+    """Look once at the health; a trial that has to stay healthy for a while says so.
+
+    A good look lasts: what it notes on the way is for people and may be lost on a full disk.
+    """
     boot = node.boot()
     verdict = _examine(node, boot.slot)
     if not verdict.healthy:
@@ -171,9 +174,21 @@ def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerd
         changes = {"waiting_code": "health-failing", "waiting_sentence": verdict.sentence}
         return node.keep(memory, **changes), verdict
     if memory.state is State.TRIAL:
-        return confirm(node, memory), verdict
+        return _note_steady(node, memory), verdict
     changes = {"healthy_boot": boot.boot_id, "waiting_code": "", "waiting_sentence": ""}
     return node.keep(memory, **changes), verdict
+
+
+def _note_steady(node: Node, memory: NodeState) -> NodeState:
+    secs = node.settings.health.steady_secs
+    if not secs:
+        return memory
+    sentence = f"the system is healthy and is confirmed once it has been so for {secs:g} s"
+    try:
+        return node.keep(memory, waiting_code="health-steady", waiting_sentence=sentence)
+    except StateError as error:
+        log.warning("health is not noted why=%s", error)
+        return memory
 
 
 def _examine(node: Node, slot: Slot) -> HealthVerdict:
@@ -183,7 +198,7 @@ def _examine(node: Node, slot: Slot) -> HealthVerdict:
     except ROOM_ERRORS as error:
         return HealthVerdict(failed=error.code, sentence=str(error))
     facts = {"BASCULE_SLOT": slot.value, "BASCULE_VERSION": running.version}
-    return examine(node.settings.health.checks, facts=facts, beat=node.beat)
+    return examine(node.settings.health, facts=facts, beat=node.beat)
 
 
 def confirm(node: Node, memory: NodeState) -> NodeState:
