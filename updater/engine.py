@@ -195,8 +195,13 @@ class Engine:
             since = self.healthy_since if self.healthy_since is not None else self.last_examined
             self.healthy_since = since if healthy else None
 
-    def _fall_back(self, memory: NodeState) -> None:
+    def _fall_back(self, memory: NodeState) -> agent.Wait | None:
+        """Go back, unless a shutdown is under way: what fails now may fail because of that."""
+        if self.node.machine.is_stopping():
+            until = self.node.clock() + PERMIT_PAUSE
+            return agent.Wait(until=until, code="rebooting", sentence="the machine shuts down")
         rebooting.fall_back(self.node, memory, self.last_verdict)
+        return None
 
     def _return_permit(self, memory: NodeState) -> None:
         self.return_retry_at = self.node.machine.uptime() + PERMIT_PAUSE

@@ -342,7 +342,7 @@ class TestATrialThatNobodyJudged:
         assert node.boot().slot is Slot.A
         found = memory(node)
         assert (found.state, found.update) == (State.IDLE, None)
-        assert [why.code for why in node.store.read_denied().values()] == ["trial-fell-back"]
+        assert [why.code for why in node.store.read_denied().values()] == ["trial-boot-failed"]
 
     def test_is_taken_for_failed_when_it_was_rebooted_in_between(self, world: World) -> None:
         world.health = ["false"]
@@ -350,7 +350,7 @@ class TestATrialThatNobodyJudged:
         run_until(Engine(node=on_trial(world)), "health-pending")
         node = world.boot()
         assert memory(node).state is State.IDLE
-        assert [why.code for why in node.store.read_denied().values()] == ["trial-fell-back"]
+        assert [why.code for why in node.store.read_denied().values()] == ["trial-reset"]
 
     def test_has_as_many_boots_as_the_settings_give(self, world: World) -> None:
         world.write_settings(boot_control='"gptprio"', disk=f'"{world.disk}"\ntries = 3')
@@ -445,7 +445,9 @@ class TestAStateFolderThatFails:
         node = world.boot()
         assert node.boot().slot is Slot.A
         assert memory(node).state is State.IDLE
-        assert [why.code for why in node.store.read_denied().values()] == ["trial-fell-back"]
+        (why,) = node.store.read_denied().values()
+        assert why.code == "trial-boot-failed"
+        assert "could not write anything" in why.sentence
 
     def test_does_not_throw_out_a_good_system(self, world: World) -> None:
         engine = Engine(node=on_trial(world))
