@@ -304,8 +304,8 @@ def test_a_trial_is_confirmed_only_after_it_was_healthy_at_every_look_for_long_e
 ) -> None:
     """Played as the engine does: look, note, decide again; whatever the looks find."""
     node = msgspec.structs.replace(view.node, update=UPDATE)
-    begin = {"can_fall_back": True, "booted_confirmed": False, "uptime": timedelta(0)}
-    view = replace(view, node=node, last_examined=None, healthy_since=None, **begin)
+    view = replace(view, node=node, can_fall_back=True, booted_confirmed=False)
+    view = replace(view, uptime=timedelta(0), last_examined=None, healthy_since=None)
     found: list[tuple[timedelta, bool]] = []
     for healthy in looks:
         action = decide(view, now)
