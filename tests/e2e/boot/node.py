@@ -12,6 +12,7 @@ from typing import Final, Self
 from images.build import build as build_payload
 from images.release import encode_payload_facts, facts_of
 from images.signing import public_pem
+from tests.e2e.boot import disks
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import VirtualMachine
 from tests.e2e.boot.small_guest import System
@@ -30,10 +31,6 @@ NODE: Final = """\
 machine_id_file = "/var/lib/machine-id"
 reboot_command = ["reboot", "-f"]
 
-[slots]
-disk = "/dev/vda"
-boot_control = "{boot_control}"
-{loader}tries = 1
 {slots}
 [bus]
 address = "none"
@@ -103,18 +100,8 @@ class Publisher:
 
     def settings(self, loader: Loader) -> str:
         """Return the settings of a node with that loader."""
-        slots = ""
-        for slot in "ab":
-            places = [f'root = "PARTLABEL=root-{slot}"']
-            places += [
-                f'{part} = "FILE=/boot/bascule/{slot}/{name}"'
-                for part, name in (("kernel", "linux"), ("initrd", "initrd"))
-            ]
-            slots += f"{slot} = {{ {', '.join(places)} }}\n"
         return NODE.format(
-            boot_control=loader.boot_control,
-            loader=loader.settings,
-            slots=slots,
+            slots=disks.settings(loader),
             metadata=self._server.url.replace("127.0.0.1", HOST),
             payloads=self.payloads.base.replace("127.0.0.1", HOST),
         )

@@ -6,14 +6,13 @@ disk was told is replayed by `replay` afterwards, so one recording serves thousa
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from partitions.table import read_table
-from tests.e2e.boot.disks import machine, make_disk, partitions
+from tests.e2e.boot.disks import copy, machine, make_disk, partitions
 from tests.e2e.boot.judge import Partitions, Version
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import Drive, VirtualMachine
@@ -83,7 +82,7 @@ def record(loader: Loader, folder: Path, *, faults: Sequence[str] = ()) -> Recor
     )
     disk, base, log = (folder / f"{loader.name}.{end}" for end in ("img", "base", "log"))
     make_disk(base, loader, old)
-    shutil.copyfile(base, disk)
+    copy(base, disk)
     with Publisher(folder / "published") as publisher:
         publisher.release(new, rollback_index=2)
         hardware = machine(loader, Drive(path=disk, write_log=log))

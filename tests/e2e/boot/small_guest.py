@@ -71,12 +71,18 @@ export PATH=/usr/bin:/bin HOME=/run
 export PYTHONHOME=/usr PYTHONPATH=/usr/lib/bascule/engine:/usr/lib/bascule/packages
 export PYTHONDONTWRITEBYTECODE=1
 mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
-mkdir -p /run/bascule /var/lib/bascule
+mkdir -p /run/bascule /var/lib/bascule /dev/disk/by-partlabel
+mount -t efivarfs efivarfs /sys/firmware/efi/efivars 2>/dev/null
+for event in /sys/class/block/*/uevent; do # what udev does elsewhere
+  label=$(sed -n 's/^PARTNAME=//p' "$event")
+  [ -z "$label" ] || ln -s "/dev/$(basename "$(dirname "$event")")" "/dev/disk/by-partlabel/$label"
+done
 [ -s /var/lib/machine-id ] || echo 0123456789abcdef0123456789abcdef > /var/lib/machine-id
 ip link set lo up; ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
-. /usr/lib/guest
 echo "GUEST-UP $(cat /proc/cmdline)"
+# All of a small root is read, so that dm-verity sees all of it.
+[ -e /usr/bin/python3 ] || { cat /dev/mapper/root > /dev/null && echo "GUEST-WHOLE"; }
 [ ! -s /var/lib/start ] || . /var/lib/start
 while :; do sh /usr/lib/agent; sleep 1; done
 """
@@ -203,9 +209,9 @@ def _plant(tree: Path, version: str, rollback_index: int, padding_bytes: int) ->
     (tree / "sbin/init").write_text(INIT)
     (tree / "sbin/init").chmod(0o755)
     (tree / "usr/lib/agent").write_text(AGENT)
-    (tree / "usr/lib/guest").write_text("")
     facts = FACTS.format(version=version, index=rollback_index)
     (tree / "usr/lib/bascule/image.toml").write_text(facts)
+    (tree / "etc/fw_env.config").write_text("/boot/uboot.env 0x0 0x200\n")
     padding = hashlib.shake_256(version.encode()).digest(padding_bytes)
     (tree / "usr/lib/padding").write_bytes(padding)
 
