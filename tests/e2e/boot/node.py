@@ -23,6 +23,8 @@ from tests.sim.world import payload_key
 
 HOST: Final = "10.0.2.2"  # the host's loopback, as QEMU's user network shows it
 CONFIG: Final = "/var/lib/node.toml"
+START: Final = "/var/lib/start"  # what the small guest runs at each boot
+SERVICE: Final = f"python3 -m updater.cli --config {CONFIG} daemon > /dev/console 2>&1 &\n"
 GO: Final = "/run/go"
 PARTS: Final = ("root", "kernel", "initrd")
 
@@ -55,8 +57,12 @@ checkpoint_mib = 1
 reboot = "automatic"
 
 [health]
-deadline_secs = 120
+deadline_secs = 180
 interval_secs = 1
+
+[[health.checks]]
+name = "service"
+command = ["sh", "/usr/lib/health"]
 """
 
 

@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Final
 
 from partitions.table import read_table
+from tests.e2e.boot.bench import OLD
 from tests.e2e.boot.disks import copy, machine, make_disk, partitions
 from tests.e2e.boot.judge import Partitions, Version
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import Drive, VirtualMachine
-from tests.e2e.boot.node import CONFIG, Publisher, put, say_go, start_engine
+from tests.e2e.boot.node import SERVICE, START, Publisher, put, say_go, start_engine
 from tests.e2e.boot.small_guest import System, build_system
 from tests.e2e.boot.write_log import Step, read_log
 
-START: Final = "/var/lib/start"
-SERVICE: Final = f"python3 -m updater.cli --config {CONFIG} daemon > /dev/console 2>&1 &\n"
-OLD: Final = "1.0.0"
 NEW: Final = "2.0.0"
 PADDING_BYTES: Final = 1 << 20
 

@@ -21,18 +21,17 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from tests.e2e.boot.archive import CACHE
-from tests.e2e.boot.disks import convert, copy, machine, make_disk
+from tests.e2e.boot.bench import OLD, UP, Bench
 from tests.e2e.boot.loaders import LOADERS, Loader
-from tests.e2e.boot.machine import Drive, GuestError, Hardware, VirtualMachine
-from tests.e2e.boot.node import Publisher, say_go, start_engine
-from tests.e2e.boot.recording import NEW, OLD, record
+from tests.e2e.boot.machine import GuestError
+from tests.e2e.boot.node import say_go
+from tests.e2e.boot.recording import NEW, record
 from tests.e2e.boot.replay import replay
 from tests.e2e.boot.small_guest import build_system
 
@@ -42,7 +41,6 @@ CUTS_PER_COPY: Final = (
     20  # killed machines leave clusters behind in the disk file: take a fresh one
 )
 KINDS: Final = ("write", "write", "arm", "trial")
-UP: Final = r"bascule-initrd: slot=(\w) version=(\S+) root=verified"
 LOOK_SECS: Final = 0.005
 STATES_SAMPLED: Final = 60  # between two flushes: what makes 10,000 states of an update
 
@@ -54,7 +52,6 @@ class Moments:
     begins: float
     written: float
     armed: float
-    reset: float
     up: float
 
     def draw(self, kind: str, chance: random.Random) -> float:
@@ -92,100 +89,57 @@ class Cut:
     cpu_seconds: float
 
 
-class Bench:
-    """One loader's machine, kept while its engine waits."""
+def calibrate(bench: Bench) -> Moments:
+    """Let one update happen, and take the times."""
+    with bench.begun() as guest:
+        start = guest.cpu_seconds
+        say_go(guest)
+        seen = {}
+        for name, pattern in (
+            ("begins", "install begins"),
+            ("written", "to=verifying"),
+            ("armed", "ENGINE-ARMED"),
+            ("up", UP),
+        ):
+            guest.expect(pattern)
+            seen[name] = guest.cpu_seconds - start
+    return Moments(**seen)
 
-    def __init__(self, loader: Loader, folder: Path) -> None:
-        self._loader = loader
-        self._folder = folder
-        self._kept = folder / "kept.qcow2"
-        self._disk = folder / "cut.qcow2"
-        self._used = CUTS_PER_COPY
 
-    @contextmanager
-    def ready(self) -> Iterator[Self]:
-        """Make the machine, and serve what it updates to for as long as it is used."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        old = build_system(self._folder, OLD)
-        new = build_system(self._folder, NEW, rollback_index=2, engine=False)
-        raw = self._folder / "disk.img"
-        make_disk(raw, self._loader, old)
-        convert(raw, self._kept)
-        with Publisher(self._folder / "published") as publisher:
-            publisher.release(new, rollback_index=2)
-            with VirtualMachine(self._machine(self._kept)) as guest:
-                guest.expect(UP)
-                guest.expect_agent()
-                publisher.instruct(guest, self._loader)
-                start_engine(guest)
-                guest.save(SNAPSHOT)
-            yield self
-
-    def calibrate(self) -> Moments:
-        """Let one update happen, and take the times."""
-        with self._begun() as guest:
-            start = guest.cpu_seconds
-            say_go(guest)
-            seen = {}
-            for name, pattern in (
-                ("begins", "install begins"),
-                ("written", "to=verifying"),
-                ("armed", "ENGINE-ARMED"),
-                ("reset", "reboot ordered"),
-                ("up", UP),
-            ):
-                guest.expect(pattern)
-                seen[name] = guest.cpu_seconds - start
-        return Moments(**seen)
-
-    def cut(self, number: int, seed: int, moments: Moments) -> Cut:
-        """Cut once and boot."""
-        chance = random.Random(f"{self._loader.name} {seed} {number}")
-        kind = chance.choice(KINDS)
-        moment = moments.draw(kind, chance)
-        with self._begun() as guest:
-            start = guest.cpu_seconds
-            say_go(guest)
-            while guest.cpu_seconds - start < moment:
-                time.sleep(LOOK_SECS)
-            guest.cut_power()
-            reached = _last_word(guest.console)
-            spent = guest.cpu_seconds
-        found, why = ("", ""), ""
-        with VirtualMachine(self._machine(self._disk)) as guest:
-            try:
-                match = guest.expect(UP)
-                found = match[1], match[2]
-                if match[1] == "b":
-                    guest.expect("GUEST-WHOLE")
-            except GuestError as error:
-                why = str(error)
-            spent += guest.cpu_seconds
-        return Cut(
-            loader=self._loader.name,
-            number=number,
-            seed=seed,
-            kind=kind,
-            moment=round(moment, 2),
-            reached=reached,
-            slot=found[0],
-            version=found[1],
-            why=why or _wrong(*found),
-            cpu_seconds=round(spent, 1),
-        )
-
-    @contextmanager
-    def _begun(self) -> Iterator[VirtualMachine]:
-        if self._used >= CUTS_PER_COPY:
-            copy(self._kept, self._disk)
-            self._used = 0
-        self._used += 1
-        with VirtualMachine(self._machine(self._disk), snapshot=SNAPSHOT) as guest:
-            guest.try_run("true")
-            yield guest
-
-    def _machine(self, disk: Path) -> Hardware:
-        return machine(self._loader, Drive(path=disk, format="qcow2"))
+def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
+    """Cut once, and boot what is left."""
+    chance = random.Random(f"{bench.loader.name} {seed} {number}")
+    kind = chance.choice(KINDS)
+    moment = moments.draw(kind, chance)
+    with bench.begun() as guest:
+        start = guest.cpu_seconds
+        say_go(guest)
+        while guest.cpu_seconds - start < moment:
+            time.sleep(LOOK_SECS)
+        guest.cut_power()
+        reached = _last_word(guest.console)
+        spent = guest.cpu_seconds
+    slot, version, why = "", "", ""
+    with bench.switched_on() as guest:
+        try:
+            _, slot, version = guest.expect(UP).group(0, 1, 2)
+            if slot == "b":
+                guest.expect("GUEST-WHOLE")
+        except GuestError as error:
+            why = str(error)
+        spent += guest.cpu_seconds
+    return Cut(
+        loader=bench.loader.name,
+        number=number,
+        seed=seed,
+        kind=kind,
+        moment=round(moment, 2),
+        reached=reached,
+        slot=slot,
+        version=version,
+        why=why or _wrong(slot, version),
+        cpu_seconds=round(spent, 1),
+    )
 
 
 def _last_word(console: str) -> str:
@@ -232,10 +186,12 @@ def soak(loader: Loader, wanted: int, seed: int, results: Results, folder: Path)
     if done >= wanted:
         return
     with Bench(loader, folder / loader.name).ready() as bench:
-        moments = bench.calibrate()
+        new = build_system(bench.folder, NEW, rollback_index=2, engine=False)
+        bench.publisher.release(new, rollback_index=2)
+        moments = calibrate(bench)
         print(f"{loader.name}: an update takes {moments}", flush=True)
         for number in range(done, wanted):
-            cut = bench.cut(number, seed, moments)
+            cut = cut_once(bench, number, seed, moments)
             results.add(asdict(cut))
             if cut.why:
                 print(f"{loader.name}: BRICK at cut {number}, seed {seed}: {cut.why}", flush=True)
