@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.boot.bench import OLD, UP, Bench
+from tests.e2e.boot.bench import OLD, Bench
 from tests.e2e.boot.machine import VirtualMachine
 from tests.e2e.boot.node import CONFIG, SERVICE, START, put, say_go
 from tests.e2e.boot.small_guest import Fault, System, build_system
@@ -58,9 +58,16 @@ def offer(bench: Bench, *, engine: bool = False, fault: Fault | None = None) -> 
     return system
 
 
-def told(guest: VirtualMachine, verb: str) -> Any:
-    """Return what the command line says in JSON."""
-    return json.loads(guest.run(f"{ASK} {verb} --json"))
+def status_of(guest: VirtualMachine) -> dict[str, Any]:
+    """Return what `bascule status` says in the guest."""
+    facts: dict[str, Any] = json.loads(guest.run(f"{ASK} status --json"))
+    return facts
+
+
+def history_of(guest: VirtualMachine) -> list[dict[str, Any]]:
+    """Return what `bascule history` says in the guest."""
+    rows: list[dict[str, Any]] = json.loads(guest.run(f"{ASK} history --json"))
+    return rows
 
 
 def require_back_on_a(guest: VirtualMachine, version: str) -> str:
@@ -68,11 +75,10 @@ def require_back_on_a(guest: VirtualMachine, version: str) -> str:
     guest.expect(f"slot=a version={OLD} root=verified")
     guest.expect("update did not hold|state changed from=rebooting to=idle")
     guest.expect_agent()
-    status = told(guest, "status")
+    status = status_of(guest)
     assert status["state"] in {"idle", "checking"}
     assert version in status["denied"]
-    failure = next(row for row in told(guest, "history") if row.get("version") == version)
-    assert failure
+    assert [row for row in history_of(guest) if row.get("version") == version]
     return str(status["last_failure"]["code"])
 
 
