@@ -94,6 +94,7 @@ def machine(loader: Loader, drive: Drive) -> Hardware:
             firmware=loader.firmware,
             variables=variables_of(drive.path),
             variables_format=drive.format,
+            variables_log=drive.write_log and variables_of(drive.write_log),
         )
     kernel = Kernel.fetched()
     initrd = CACHE / "shim"
