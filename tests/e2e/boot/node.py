@@ -83,6 +83,16 @@ class Publisher:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
+    @property
+    def metadata(self) -> str:
+        """The URL of the repository, as a guest sees it."""
+        return self._server.url.replace("127.0.0.1", HOST)
+
+    @property
+    def mirror(self) -> str:
+        """The URL of the payloads, as a guest sees it."""
+        return self.payloads.base.replace("127.0.0.1", HOST)
+
     def release(self, system: System, *, rollback_index: int) -> None:
         """Sign a system as the channel's current release, and serve its payload."""
         payload = self.folder / f"{system.version}.crau"
@@ -108,8 +118,8 @@ class Publisher:
         """Return the settings of a node with that loader."""
         return NODE.format(
             slots=disks.settings(loader),
-            metadata=self._server.url.replace("127.0.0.1", HOST),
-            payloads=self.payloads.base.replace("127.0.0.1", HOST),
+            metadata=self.metadata,
+            payloads=self.mirror,
         )
 
     def instruct(self, machine: VirtualMachine, loader: Loader) -> None:
