@@ -113,6 +113,7 @@ def _machine(settings: Settings, layout: SlotLayout) -> Machine:
         machine_id_file=Path(settings.node.machine_id_file),
         alias=settings.node.alias,
         reboot_command=settings.node.reboot_command,
+        boot_folder=Path(settings.slots.boot_folder),
     )
 
 

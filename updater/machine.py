@@ -128,8 +128,11 @@ class Machine(Protocol):
     def trusted_root(self) -> bytes:
         """Read the TUF root that the booted image carries."""
 
-    def system_folders(self) -> Sequence[Path]:
-        """Name folders of the running system itself: a boot file beside them never boots."""
+    def apart(self) -> Sequence[tuple[Path, Path]]:
+        """Give pairs of folders: no boot file below the first is on the file system of the second.
+
+        So nothing is written into the empty mount point of the loader's partition.
+        """
 
     def inhibitors(self) -> Sequence[Inhibitor]:
         """Tell who asked that the machine not be shut down and the like, the present moment's."""

@@ -102,7 +102,7 @@ class ModelMachine(Machine):
         return self._read(self.boot().slot, TRUSTED_ROOT_PATH, TRUSTED_ROOT_MAX_BYTES)
 
     @override
-    def system_folders(self) -> Sequence[Path]:
+    def apart(self) -> Sequence[tuple[Path, Path]]:
         return ()  # the model stands on a file of somebody else's system
 
     @override

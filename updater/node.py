@@ -169,7 +169,7 @@ class Node:
     def booted(self) -> Booted:
         """Name the partitions and files of the running system: never to be written."""
         regions = self.regions(self.boot().slot)
-        return Booted.of_regions(regions.values(), folders=self.machine.system_folders())
+        return Booted.of_regions(regions.values(), apart=self.machine.apart())
 
     def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
         """Ask every gate before a reboot.

@@ -263,7 +263,8 @@ def test_a_file_that_must_not_be_written_is_refused_before_anything_changes(
     offer(world)
     live(world)
     if how == "not mounted":
-        monkeypatch.setattr(ModelMachine, "system_folders", lambda _: [world.folder])
+        apart = [(world.folder / "boot", world.folder)]
+        monkeypatch.setattr(ModelMachine, "apart", lambda _: apart)
     else:
         kernel = world.boot_file(A, "kernel")
         kernel.unlink()
