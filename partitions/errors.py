@@ -171,7 +171,7 @@ class DeviceTooSmallError(DeviceError):
     """What shall be written is larger than the place for it."""
 
     code = "device-too-small"
-    hint = "The partition must be at least as large as the image; nothing past its end was written."
+    hint = "The place must be at least as large as the image; nothing past its end was written."
 
 
 class DeviceReadError(DeviceError):
