@@ -68,7 +68,9 @@ class ImageUnknownError(RefusedError):
     """The image that the payload makes does not say what it is."""
 
     code = "image-unknown"
-    hint = "Only images with /usr/lib/bascule/image.toml on ext2, 3 or 4 are installed this way."
+    hint = (
+        "It needs /usr/lib/bascule/image.toml, on ext2, 3, 4, squashfs or erofs; btrfs needs root."
+    )
 
 
 class GivenNotNewerError(RefusedError):
