@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from updater.errors import UpdaterError
@@ -126,6 +127,12 @@ class Machine(Protocol):
 
     def trusted_root(self) -> bytes:
         """Read the TUF root that the booted image carries."""
+
+    def apart(self) -> Sequence[tuple[Path, Path]]:
+        """Give pairs of folders: no boot file below the first is on the file system of the second.
+
+        So nothing is written into the empty mount point of the loader's partition.
+        """
 
     def inhibitors(self) -> Sequence[Inhibitor]:
         """Tell who asked that the machine not be shut down and the like, the present moment's."""

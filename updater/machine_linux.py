@@ -31,7 +31,7 @@ from updater.machine import (
     RebootError,
 )
 from updater.processes import CommandError, run
-from updater.slot_files import read_file
+from updater.slot_files import file_systems_first, read_file
 
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 REBOOT_TIMEOUT_SECS: Final = 90.0
@@ -47,6 +47,7 @@ class LinuxMachine(Machine):
         machine_id_file: 32 hex digits, as in machine-id(5).
         alias: the name people know, empty for the host name.
         reboot_command: what orders a reboot.
+        boot_folder: where the loader's partition is mounted.
         root: where the running system's tree is mounted; for tests.
     """
 
@@ -58,6 +59,7 @@ class LinuxMachine(Machine):
         machine_id_file: Path,
         alias: str,
         reboot_command: Sequence[str],
+        boot_folder: Path = Path("/boot"),
         root: Path = Path("/"),
     ) -> None:
         self._disk = disk
@@ -65,6 +67,7 @@ class LinuxMachine(Machine):
         self._machine_id_file = machine_id_file
         self._alias = alias
         self._reboot_command = list(reboot_command)
+        self._boot_folder = boot_folder
         self._root = root
 
     @override
@@ -74,8 +77,8 @@ class LinuxMachine(Machine):
         Raises:
             BootedSlotError: none of the slots' partitions is below the running system.
         """
-        mounts = (self._root / "usr", self._root)
-        slot = booted_slot(resolve(self._disk, self._layout), Booted.of_mounts(mounts))
+        mounts = Booted.of_mounts(self._system_folders)
+        slot = booted_slot(resolve(self._disk, self._layout), mounts)
         if slot is None:
             raise BootedSlotError(f"the running system is on none of the slots of {self._disk}")
         return Boot(slot=slot, boot_id=BOOT_ID_FILE.read_text().strip())
@@ -114,6 +117,24 @@ class LinuxMachine(Machine):
         return _read_bounded(self._root / TRUSTED_ROOT_PATH[1:], TRUSTED_ROOT_MAX_BYTES)
 
     @override
+    def apart(self) -> Sequence[tuple[Path, Path]]:
+        """Keep boot files off the booted slot, and those of the boot folder off the root as well.
+
+        The root may be no slot, as Flatcar's is, where only /usr is one: other files may be there.
+        """
+        regions = resolve(self._disk, self._layout)
+        slots = [
+            (Path("/"), folder)
+            for folder in self._system_folders
+            if folder.exists() and booted_slot(regions, Booted.of_mounts([folder]))
+        ]
+        return (*slots, (self._boot_folder, self._root))
+
+    @property
+    def _system_folders(self) -> Sequence[Path]:
+        return (self._root, self._root / "usr")
+
+    @override
     def inhibitors(self) -> Sequence[Inhibitor]:
         return list_inhibitors()
 
@@ -128,7 +149,7 @@ class LinuxMachine(Machine):
 
     def _read_unmounted(self, slot: Slot) -> bytes:
         failure: UpdaterError | None = None
-        for region in resolve(self._disk, self._layout)[slot].values():
+        for region in file_systems_first(resolve(self._disk, self._layout)[slot]):
             try:
                 return read_file(region, IMAGE_FACTS_PATH, max_bytes=IMAGE_FACTS_MAX_BYTES)
             except MachineError as error:

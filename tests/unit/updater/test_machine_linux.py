@@ -13,9 +13,13 @@ from typing_extensions import override
 
 from images.errors import DocumentInvalidError
 from images.release import ImageFacts, encode_image_facts
+from partitions.boot_files import refuse_file
+from partitions.booted import Booted
 from partitions.disk_image import create_disk
+from partitions.errors import BootFolderUnmountedError
 from partitions.layout import read_layout
-from partitions.slots import PartRef, Slot, SlotLayout
+from partitions.slots import PartRef, Slot, SlotLayout, resolve
+from tests.sim.full_disk import small_disk
 from tests.sim.world import LAYOUT
 from updater.machine import (
     IMAGE_FACTS_MAX_BYTES,
@@ -59,6 +63,7 @@ def machine(
         machine_id_file=disk.parent / "machine-id",
         alias=alias,
         reboot_command=reboot_command,
+        boot_folder=root / "boot",
         root=root,
     )
 
@@ -107,6 +112,23 @@ def test_a_reboot_command_that_fails_is_said(disk: Path, command: list[str], why
     with pytest.raises(RebootError, match=why) as caught:
         machine(disk, reboot_command=command).reboot()
     assert caught.value.code == "reboot-command"
+
+
+def test_the_empty_mount_point_of_the_boot_folder_is_not_written_but_a_mounted_one_is(
+    disk: Path,
+) -> None:
+    found = machine(disk)
+    boot = disk.parent / "root/boot"
+    layout: SlotLayout = {Slot.A: {}, Slot.B: {"kernel": PartRef(file=boot / "b/linux")}}
+
+    def check() -> None:
+        region = resolve(disk, layout)[Slot.B]["kernel"]
+        refuse_file(region, Booted.of_regions([], apart=found.apart()))
+
+    with pytest.raises(BootFolderUnmountedError):
+        check()
+    with small_disk(boot):
+        check()
 
 
 def test_a_system_that_runs_tests_is_not_shutting_down(disk: Path) -> None:
