@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import pytest
 
@@ -140,8 +139,17 @@ def test_the_examiner_sees_what_the_other_order_of_two_writes_would_do(
 ) -> None:
     careful = EfiBootEntries._write
 
-    def careless(*given: Any, once_first: bool = False, **named: Any) -> None:
-        careful(*given, once_first=not once_first, **named)
+    def careless(
+        self: EfiBootEntries,
+        verb: str,
+        slot: Slot,
+        memory: FirmwareMemory,
+        *,
+        order: Sequence[int],
+        once: int | None,
+        once_first: bool = False,
+    ) -> None:
+        careful(self, verb, slot, memory, order=order, once=once, once_first=not once_first)
 
     monkeypatch.setattr(EfiBootEntries, "_write", careless)
     with pytest.raises(AssertionError, match="neither old nor new"):
