@@ -24,6 +24,7 @@ from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
 
+TRIES_MAX: Final = 1  # BootNext counts one boot
 BOOT_ORDER: Final = "BootOrder"
 BOOT_NEXT: Final = "BootNext"
 _ENTRY: Final = re.compile(r"Boot(?P<number>[0-9A-F]{4})")

@@ -24,6 +24,7 @@ from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
 
+TRIES_MAX: Final = 9  # one digit, as elsewhere; the loader could count further
 ENTRIES: Final = "loader/entries"  # on the loader's partition
 _COUNT_MAX: Final = 2**31 - 1  # a larger number is no counter but part of the name
 _COUNTED: Final = re.compile(r"(?P<stem>.*)\+(?P<left>[0-9]+)(-(?P<done>[0-9]+))?\.conf", re.DOTALL)

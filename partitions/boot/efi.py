@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final
 
 from partitions.boot.control import BootState, SlotState
 from partitions.efi_firmware import (
     BOOT_NEXT,
     BOOT_ORDER,
+    TRIES_MAX,
     FirmwareMemory,
     description_of,
     packed,
@@ -28,8 +28,6 @@ from partitions.errors import BootControlError, EfiEntryError, SlotBootedError
 from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
-
-TRIES_MAX: Final = 1
 
 
 class EfiBootEntries:

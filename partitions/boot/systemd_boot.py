@@ -31,6 +31,7 @@ from partitions.errors import (
 from partitions.slots import Slot
 from partitions.systemd_boot_firmware import (
     ENTRIES,
+    TRIES_MAX,
     EntryName,
     LoaderEntry,
     choose,
@@ -44,7 +45,6 @@ from partitions.systemd_boot_firmware import (
 log = logging.getLogger(__name__)
 
 SORT_KEY: Final = "bascule"
-TRIES_MAX: Final = 9  # one digit, as elsewhere; the loader could count further
 VERSION_MAX: Final = 999  # then both are numbered anew
 _CONFIG: Final = "loader/loader.conf"
 _KERNEL_KEYS: Final = ("linux", "efi")

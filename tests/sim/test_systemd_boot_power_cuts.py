@@ -17,7 +17,6 @@ import pytest
 from partitions.boot import systemd_boot
 from partitions.boot.control import BootControl
 from partitions.boot.systemd_boot import (
-    TRIES_MAX,
     VERSION_MAX,
     EntriesFound,
     SystemdBootEntries,
@@ -26,7 +25,14 @@ from partitions.boot.systemd_boot import (
 )
 from partitions.errors import BootControlError
 from partitions.slots import Slot
-from partitions.systemd_boot_firmware import ENTRIES, EntryName, LoaderEntry, choose, entries
+from partitions.systemd_boot_firmware import (
+    ENTRIES,
+    TRIES_MAX,
+    EntryName,
+    LoaderEntry,
+    choose,
+    entries,
+)
 from tests.sim.boot_folder import Files, FolderSim
 
 A, B = Slot.A, Slot.B

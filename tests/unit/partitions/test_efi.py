@@ -247,7 +247,12 @@ class TestTheFiles:
             )
             if done.returncode:
                 pytest.skip("this file system has no such flag")
-            change(variables, BOOT_NEXT)
+            try:
+                change(variables, BOOT_NEXT)
+            finally:
+                subprocess.run(
+                    [program("chattr"), "-i", str(file)], check=False, capture_output=True
+                )
         assert variables.names() == []
 
     def test_a_file_too_short_for_a_variable_is_an_error(self, tmp_path: Path) -> None:
