@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from partitions.grub_firmware import TRIES_MAX
+from partitions import efi_firmware, grub_firmware, systemd_boot_firmware
 from updater.errors import SettingsError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
@@ -369,6 +369,10 @@ def _check_slots(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
     if slots.boot_control == "grubenv":
         _check_grubenv(slots, where)
+    if slots.boot_control in _TRIES_MAX:
+        counter, most = _TRIES_MAX[slots.boot_control]
+        if slots.tries > most:
+            raise SettingsError(f"{where}: slots.tries is {slots.tries}, {counter} to {most}")
 
 
 def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
@@ -376,10 +380,13 @@ def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.boot_control is grubenv but slots.grubenv is not set")
     if not Path(slots.grubenv).is_absolute():
         raise SettingsError(f"{where}: slots.grubenv {slots.grubenv!r} is no absolute path")
-    if slots.tries > TRIES_MAX:
-        raise SettingsError(
-            f"{where}: slots.tries is {slots.tries}, GRUB's environment counts to {TRIES_MAX}"
-        )
+
+
+_TRIES_MAX: Final = {
+    "grubenv": ("GRUB's environment counts", grub_firmware.TRIES_MAX),
+    "systemd-boot": ("an entry of systemd-boot counts", systemd_boot_firmware.TRIES_MAX),
+    "efi": ("the firmware's BootNext counts", efi_firmware.TRIES_MAX),
+}
 
 
 def _check_windows(rows: Sequence[WindowSettings], origins: Mapping[str, Path]) -> None:
