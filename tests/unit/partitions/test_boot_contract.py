@@ -28,6 +28,7 @@ from tests.sim.gpt_disk import two_slots
 
 A, B = Slot.A, Slot.B
 LAYOUT: SlotLayout = {A: {"usr": PartRef(label="USR-A")}, B: {"usr": PartRef(label="USR-B")}}
+PROGRAM = Path(__file__).parents[2] / "sim/custom-loader.sh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,13 @@ def _uboot(folder: Path, lines: list[str]) -> Machine:
     return _machine("uboot", places, memory=env)
 
 
+def _custom(folder: Path) -> Machine:
+    memory = folder / "memory"
+    memory.write_text('order="a b" a_ok=1 a_tries=0 b_ok=0 b_tries=0\n')
+    places = Places(disk=folder, layout=LAYOUT, custom_command=("sh", str(PROGRAM), str(memory)))
+    return _machine("custom", places, memory=memory)
+
+
 def _machine(name: str, places: Places, *, memory: Path) -> Machine:
     def boot() -> Slot | None:
         try:
@@ -100,6 +108,7 @@ MACHINES: Mapping[str, Callable[[Path], Machine]] = {
     "grubenv": _grubenv,
     "uboot": _uboot_file,
     "uboot, two copies": _uboot_two_copies,
+    "custom": _custom,
 }
 
 
