@@ -14,7 +14,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO, Final
+from typing import Final
 
 from partitions.errors import CustomCommandError
 
@@ -77,7 +77,12 @@ def _listen(process: subprocess.Popen[bytes], command: Sequence[str], deadline: 
         if left <= 0:
             raise CustomCommandError(f"{words!r} took too long and was ended")
         status = process.poll()
-        ready = _ready(pipes, 0 if status is not None else min(left, LOOK_SECS))
+        if not pipes and status is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(left)
+            continue
+        patience = 0 if status is not None else min(left, LOOK_SECS)
+        ready = select.select(pipes, [], [], patience)[0]
         for pipe in ready:
             piece = os.read(pipe.fileno(), OUTPUT_MAX_BYTES)
             said[pipe] += piece
@@ -88,13 +93,6 @@ def _listen(process: subprocess.Popen[bytes], command: Sequence[str], deadline: 
         if status is not None and not ready:
             output, errors = said.values()
             return Answer(status=status, output=output, errors=errors)
-
-
-def _ready(pipes: Sequence[IO[bytes]], patience_secs: float) -> list[IO[bytes]]:
-    if not pipes:
-        time.sleep(patience_secs)
-        return []
-    return select.select(pipes, [], [], patience_secs)[0]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
