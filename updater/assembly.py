@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from partitions.boot import Places, open_boot_control
+from partitions.boot import Places, choose_loader, open_boot_control
 from partitions.slots import PartRef, Slot, SlotLayout
 from updater.errors import SettingsError
 from updater.machine import Machine
@@ -66,21 +66,22 @@ def build(settings: Settings) -> Node:
     Raises:
         SettingsError: a reference is malformed.
         MachineError: the booted slot cannot be told.
-        PartitionsError: the disk has no usable table or lacks a partition.
+        PartitionsError: the disk has no usable table or lacks a partition, or the boot loader
+            cannot be told.
     """
     layout = slot_layout(settings)
     machine = _machine(settings, layout)
+    booted = machine.boot().slot
+    where = places(settings, layout)
+    choice = choose_loader(settings.slots.boot_control, where)
     store = Store(Path(settings.node.state_folder))
     sessions = _sessions(settings)
     return Node(
         settings=settings,
         layout=layout,
         machine=machine,
-        loader=open_boot_control(
-            settings.slots.boot_control,
-            places(settings, layout),
-            booted=machine.boot().slot,
-        ),
+        loader=open_boot_control(choice.name, where, booted=booted),
+        loader_choice=choice,
         store=store,
         clock=_now,
         chance=random.SystemRandom().random,

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import requests
 
     from images.release import ImageFacts
+    from partitions.boot import Choice
     from partitions.boot.control import BootControl
     from updater.machine import Boot, Machine
     from updater.permit.contract import PermitKeeper
@@ -66,6 +67,7 @@ class Node:
         layout: which partitions make slot A and slot B.
         machine: the computer.
         loader: the boot loader's memory.
+        loader_choice: which loader that is, and why.
         store: the state folder.
         clock: the time, with zone.
         chance: a number in [0, 1), for jitter.
@@ -80,6 +82,7 @@ class Node:
     layout: SlotLayout
     machine: Machine
     loader: BootControl
+    loader_choice: Choice
     store: Store
     clock: Callable[[], datetime]
     chance: Callable[[], float]

@@ -53,7 +53,7 @@ class SlotsSettings(_Section, frozen=True):
     """`[slots]`: the disk, its loader, and which partitions make slot A and slot B."""
 
     disk: str = ""
-    boot_control: str = "gptprio"
+    boot_control: str = "auto"
     grubenv: str = ""
     boot_folder: str = "/boot"
     uboot_config: str = "/etc/fw_env.config"

@@ -12,6 +12,7 @@ from partitions import firmware, grub_firmware, uboot_firmware
 from partitions.boot import custom
 from partitions.boot.control import BootControl, BootState, SlotState
 from partitions.boot.custom import CustomCommand
+from partitions.boot.detection import AUTO, Choice, choose_loader
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
 from partitions.boot.uboot import UbootEnvironment
@@ -19,14 +20,17 @@ from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
 __all__ = [
+    "AUTO",
     "KEEPERS",
     "MODELS",
     "BootControl",
     "BootState",
+    "Choice",
     "Keeper",
     "Model",
     "Places",
     "SlotState",
+    "choose_loader",
     "open_boot_control",
     "power_on",
 ]
