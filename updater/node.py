@@ -95,6 +95,15 @@ class Node:
     beat: Callable[[], None] = field(default=lambda: None)
 
     @property
+    def trial_tries(self) -> int:
+        """How many boots a new slot gets: as set, or as many as the loader can count.
+
+        Raises:
+            PartitionsError: the loader cannot be asked.
+        """
+        return min(self.settings.slots.tries, self.loader.max_tries)
+
+    @property
     def steering(self) -> Steering | None:
         """How Omaha is asked; None for a node that follows its channel alone."""
         return self.director() if self.director is not None else None

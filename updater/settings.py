@@ -18,6 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from partitions.boot.detection import AUTO
 from partitions.marks import TRIES_MAX
 from updater.errors import SettingsError, WindowInvalidError
 
@@ -53,7 +54,7 @@ class SlotsSettings(_Section, frozen=True):
     """`[slots]`: the disk, its loader, and which partitions make slot A and slot B."""
 
     disk: str = ""
-    boot_control: str = "auto"
+    boot_control: str = AUTO
     grubenv: str = ""
     boot_folder: str = "/boot"
     uboot_config: str = "/etc/fw_env.config"
@@ -365,8 +366,12 @@ def _check_slots(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
     if not slots.a or slots.a.keys() != slots.b.keys():
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
-    if slots.boot_control == "grubenv":
+    if slots.boot_control == "grubenv" or (slots.boot_control == AUTO and slots.grubenv):
         _check_grubenv(slots, where)
+    if slots.boot_control == "custom" and not slots.custom_command:
+        raise SettingsError(
+            f"{where}: slots.boot_control is custom but slots.custom_command is empty"
+        )
 
 
 def _check_grubenv(slots: SlotsSettings, where: Path) -> None:

@@ -195,6 +195,15 @@ class TestWhatIsRefused:
         relative = grub.replace("[slots]\n", '[slots]\ngrubenv = "grub/grubenv"\n')
         assert "slots.grubenv 'grub/grubenv' is no absolute path" in refusal(tmp_path, relative)
 
+    def test_a_custom_loader_needs_its_program(self, tmp_path: Path) -> None:
+        text = WHOLE.replace("[slots]\n", '[slots]\nboot_control = "custom"\n')
+        assert "slots.custom_command is empty" in refusal(tmp_path, text)
+        loaded(tmp_path, text.replace("[slots]\n", '[slots]\ncustom_command = ["/bin/x"]\n'))
+
+    def test_grubs_environment_is_checked_when_it_would_be_found(self, tmp_path: Path) -> None:
+        text = WHOLE.replace("[slots]\n", '[slots]\ngrubenv = "grub/grubenv"\n')
+        assert "is no absolute path" in refusal(tmp_path, text)
+
     def test_grubs_environment_counts_fewer_tries(self, tmp_path: Path) -> None:
         text = WHOLE.replace(
             "[slots]\n",
