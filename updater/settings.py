@@ -18,8 +18,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from partitions import efi_firmware, marks, systemd_boot_firmware
 from partitions.boot.detection import AUTO
-from partitions.marks import TRIES_MAX
 from updater.errors import SettingsError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
@@ -366,12 +366,17 @@ def _check_slots(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
     if not slots.a or slots.a.keys() != slots.b.keys():
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
-    if slots.boot_control == "grubenv" or (slots.boot_control == AUTO and slots.grubenv):
+    name = "grubenv" if slots.boot_control == AUTO and slots.grubenv else slots.boot_control
+    if name == "grubenv":
         _check_grubenv(slots, where)
-    if slots.boot_control == "custom" and not slots.custom_command:
+    if name == "custom" and not slots.custom_command:
         raise SettingsError(
             f"{where}: slots.boot_control is custom but slots.custom_command is empty"
         )
+    if name in _TRIES_MAX:
+        counter, most = _TRIES_MAX[name]
+        if slots.tries > most:
+            raise SettingsError(f"{where}: slots.tries is {slots.tries}, {counter} to {most}")
 
 
 def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
@@ -379,10 +384,14 @@ def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.boot_control is grubenv but slots.grubenv is not set")
     if not Path(slots.grubenv).is_absolute():
         raise SettingsError(f"{where}: slots.grubenv {slots.grubenv!r} is no absolute path")
-    if slots.tries > TRIES_MAX:
-        raise SettingsError(
-            f"{where}: slots.tries is {slots.tries}, GRUB's environment counts to {TRIES_MAX}"
-        )
+
+
+_TRIES_MAX: Final = {
+    "grubenv": ("GRUB's environment counts", marks.TRIES_MAX),
+    "uboot": ("U-Boot's environment counts", marks.TRIES_MAX),
+    "systemd-boot": ("an entry of systemd-boot counts", systemd_boot_firmware.TRIES_MAX),
+    "efi": ("the firmware's BootNext counts", efi_firmware.TRIES_MAX),
+}
 
 
 def _check_windows(rows: Sequence[WindowSettings], origins: Mapping[str, Path]) -> None:

@@ -8,14 +8,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from partitions import firmware, grub_firmware, uboot_firmware
+from partitions import (
+    efi_firmware,
+    firmware,
+    grub_firmware,
+    systemd_boot_firmware,
+    uboot_firmware,
+)
 from partitions.boot import custom
 from partitions.boot.control import BootControl, BootState, SlotState
 from partitions.boot.custom import CustomCommand
 from partitions.boot.detection import AUTO, Choice, choose_loader
+from partitions.boot.efi import EfiBootEntries
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
+from partitions.boot.systemd_boot import SystemdBootEntries
 from partitions.boot.uboot import UbootEnvironment
+from partitions.boot_folder import BootFolder
+from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
@@ -80,6 +90,10 @@ KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
     {
         "gptprio": lambda at, booted: GptPriorities(at.disk, at.layout, booted=booted),
         "grubenv": lambda at, booted: GrubEnvironment(at.environment, booted=booted),
+        "systemd-boot": lambda at, booted: SystemdBootEntries(
+            BootFolder(at.boot_folder), booted=booted
+        ),
+        "efi": lambda at, booted: EfiBootEntries(EfiVariables(at.efivars), booted=booted),
         "uboot": lambda at, booted: UbootEnvironment(at.uboot_config, booted=booted),
         "custom": lambda at, booted: CustomCommand(at.custom_command, booted=booted),
     }
@@ -90,6 +104,8 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
     {
         "gptprio": lambda at: firmware.boot(at.disk, at.layout),
         "grubenv": lambda at: grub_firmware.boot(at.environment),
+        "systemd-boot": lambda at: systemd_boot_firmware.boot(at.boot_folder),
+        "efi": lambda at: efi_firmware.boot(at.efivars),
         "uboot": lambda at: uboot_firmware.boot(at.uboot_config),
         "custom": lambda at: custom.boot(at.custom_command),
     }

@@ -213,6 +213,22 @@ class TestWhatIsRefused:
         assert "slots.tries is 10, GRUB's environment counts to 9" in sentence
         loaded(tmp_path, text.replace("tries = 10", "tries = 9"))
 
+    @pytest.mark.parametrize(
+        ("boot_control", "tries", "words"),
+        [
+            ("systemd-boot", 10, "an entry of systemd-boot counts to 9"),
+            ("efi", 2, "the firmware's BootNext counts to 1"),
+        ],
+    )
+    def test_a_loader_counts_no_further_than_it_can(
+        self, tmp_path: Path, boot_control: str, tries: int, words: str
+    ) -> None:
+        text = WHOLE.replace(
+            "[slots]\n", f'[slots]\nboot_control = "{boot_control}"\ntries = {tries}\n'
+        )
+        assert f"slots.tries is {tries}, {words}" in refusal(tmp_path, text)
+        loaded(tmp_path, text.replace(f"tries = {tries}", f"tries = {tries - 1}"))
+
     def test_permits_of_etcd_need_an_etcd(self, tmp_path: Path) -> None:
         sentence = refusal(tmp_path, WHOLE + '[permit]\nkind = "etcd"\n')
         assert "permit.endpoints is empty" in sentence
