@@ -56,6 +56,7 @@ def places(settings: Settings, layout: SlotLayout) -> Places:
         grubenv=_path(slots.grubenv),
         boot_folder=Path(slots.boot_folder),
         uboot_config=Path(slots.uboot_config),
+        efivars=Path(slots.efivars),
         custom_command=tuple(slots.custom_command),
     )
 

@@ -58,6 +58,7 @@ class SlotsSettings(_Section, frozen=True):
     grubenv: str = ""
     boot_folder: str = "/boot"
     uboot_config: str = "/etc/fw_env.config"
+    efivars: str = "/sys/firmware/efi/efivars"
     custom_command: list[str] = []
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
     a: dict[str, PartReference] = {}

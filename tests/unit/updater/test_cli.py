@@ -187,7 +187,7 @@ class TestVerbsThatShow:
         assert f'slots.disk = "{shared.disk}"  # ' in run(shared.config, "config", "show").out
 
     def test_which_loader_was_found_and_why(self, shared: World, tmp_path: Path, run: Run) -> None:
-        config = bent(shared, tmp_path, boot_control='"auto"', grubenv='""')
+        config = bent(shared, tmp_path, boot_control='"auto"', grubenv='""', custom_command="[]")
         because = "the partitions of both slots have boot bits in the GPT: a priority=1"
         assert f"boot loader: gptprio, since {because}" in run(config, "config", "check").out
         assert f"loader gptprio: {because}" in run(config, "slots").out
@@ -199,7 +199,14 @@ class TestVerbsThatShow:
     def test_that_no_loader_is_found(self, shared: World, tmp_path: Path, run: Run) -> None:
         disk = tmp_path / "blank.img"
         disk.write_bytes(bytes(1024 * 1024))
-        config = bent(shared, tmp_path, boot_control='"auto"', grubenv='""', disk=f'"{disk}"')
+        config = bent(
+            shared,
+            tmp_path,
+            boot_control='"auto"',
+            grubenv='""',
+            custom_command="[]",
+            disk=f'"{disk}"',
+        )
         said = run(config, "config", "check")
         assert said.status == EXIT_DONE
         assert "boot loader: no boot loader is found: custom: slots.custom_command is not" in (
