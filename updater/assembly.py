@@ -55,6 +55,7 @@ def places(settings: Settings, layout: SlotLayout) -> Places:
         layout=layout,
         grubenv=_path(slots.grubenv),
         boot_folder=Path(slots.boot_folder),
+        efivars=Path(slots.efivars),
         uboot_config=Path(slots.uboot_config),
         efivars=Path(slots.efivars),
         custom_command=tuple(slots.custom_command),

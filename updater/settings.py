@@ -57,6 +57,7 @@ class SlotsSettings(_Section, frozen=True):
     boot_control: str = AUTO
     grubenv: str = ""
     boot_folder: str = "/boot"
+    efivars: str = "/sys/firmware/efi/efivars"
     uboot_config: str = "/etc/fw_env.config"
     efivars: str = "/sys/firmware/efi/efivars"
     custom_command: list[str] = []
@@ -329,6 +330,8 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     """Refuse what each value allows alone but the whole does not."""
     where = files[-1] if files else FOLDERS[1] / FILE_NAME
     _check_slots(settings.slots, where)
+    if settings.node.machine == "model":
+        _check_model(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
     if settings.updates.postinstall == "flatcar" and "usr" not in settings.slots.a:
@@ -378,6 +381,20 @@ def _check_slots(slots: SlotsSettings, where: Path) -> None:
         counter, most = _TRIES_MAX[name]
         if slots.tries > most:
             raise SettingsError(f"{where}: slots.tries is {slots.tries}, {counter} to {most}")
+
+
+def _check_model(slots: SlotsSettings, where: Path) -> None:
+    """Refuse a model whose firmware would change what this machine itself boots from."""
+    own = SlotsSettings()
+    places = {
+        "systemd-boot": ("boot_folder", slots.boot_folder, own.boot_folder),
+        "efi": ("efivars", slots.efivars, own.efivars),
+    }
+    name, path, machines_own = places.get(slots.boot_control, ("", "", None))
+    if path == machines_own:
+        raise SettingsError(
+            f"{where}: node.machine is model but slots.{name} is this machine's own {path}"
+        )
 
 
 def _check_grubenv(slots: SlotsSettings, where: Path) -> None:

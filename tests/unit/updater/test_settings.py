@@ -229,6 +229,18 @@ class TestWhatIsRefused:
         assert f"slots.tries is {tries}, {words}" in refusal(tmp_path, text)
         loaded(tmp_path, text.replace(f"tries = {tries}", f"tries = {tries - 1}"))
 
+    @pytest.mark.parametrize(
+        ("boot_control", "key"), [("systemd-boot", "boot_folder"), ("efi", "efivars")]
+    )
+    def test_a_model_does_not_touch_what_this_machine_boots_from(
+        self, tmp_path: Path, boot_control: str, key: str
+    ) -> None:
+        text = WHOLE.replace("[slots]\n", f'[slots]\nboot_control = "{boot_control}"\n')
+        loaded(tmp_path, text)
+        model = f'{text}[node]\nmachine = "model"\n'
+        assert f"slots.{key} is this machine's own /" in refusal(tmp_path, model)
+        loaded(tmp_path, model.replace("[slots]\n", f'[slots]\n{key} = "/tmp/model"\n'))
+
     def test_permits_of_etcd_need_an_etcd(self, tmp_path: Path) -> None:
         sentence = refusal(tmp_path, WHOLE + '[permit]\nkind = "etcd"\n')
         assert "permit.endpoints is empty" in sentence
