@@ -17,6 +17,7 @@ from updater.errors import SettingsError
 from updater.machine import Machine
 from updater.node import Node
 from updater.progress import ProgressFile
+from updater.settings import SlotsSettings
 from updater.state import Store
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from updater.steering import Steering
     from updater.trust.refresh import TrustClient
 
+NOWHERE: Final = Path("/dev/null/none")  # nothing can be below a file
 SYSTEM_CA_FILE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -48,16 +50,23 @@ def slot_layout(settings: Settings) -> SlotLayout:
 
 
 def places(settings: Settings, layout: SlotLayout) -> Places:
-    """Return where the slots and the loader's memory are."""
+    """Return where the slots and the loader's memory are.
+
+    A model does not look at what this machine itself boots from, and so never finds it.
+    """
     slots = settings.slots
+    own = SlotsSettings() if settings.node.machine == "model" else None
+
+    def place(path: str, machines_own: str | None) -> Path:
+        return NOWHERE if path == machines_own else Path(path)
+
     return Places(
         disk=Path(slots.disk),
         layout=layout,
         grubenv=_path(slots.grubenv),
-        boot_folder=Path(slots.boot_folder),
-        efivars=Path(slots.efivars),
-        uboot_config=Path(slots.uboot_config),
-        efivars=Path(slots.efivars),
+        boot_folder=place(slots.boot_folder, own and own.boot_folder),
+        uboot_config=place(slots.uboot_config, own and own.uboot_config),
+        efivars=place(slots.efivars, own and own.efivars),
         custom_command=tuple(slots.custom_command),
     )
 

@@ -59,7 +59,6 @@ class SlotsSettings(_Section, frozen=True):
     boot_folder: str = "/boot"
     efivars: str = "/sys/firmware/efi/efivars"
     uboot_config: str = "/etc/fw_env.config"
-    efivars: str = "/sys/firmware/efi/efivars"
     custom_command: list[str] = []
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
     a: dict[str, PartReference] = {}
@@ -389,6 +388,7 @@ def _check_model(slots: SlotsSettings, where: Path) -> None:
     places = {
         "systemd-boot": ("boot_folder", slots.boot_folder, own.boot_folder),
         "efi": ("efivars", slots.efivars, own.efivars),
+        "uboot": ("uboot_config", slots.uboot_config, own.uboot_config),
     }
     name, path, machines_own = places.get(slots.boot_control, ("", "", None))
     if path == machines_own:

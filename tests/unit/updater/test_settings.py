@@ -230,7 +230,8 @@ class TestWhatIsRefused:
         loaded(tmp_path, text.replace(f"tries = {tries}", f"tries = {tries - 1}"))
 
     @pytest.mark.parametrize(
-        ("boot_control", "key"), [("systemd-boot", "boot_folder"), ("efi", "efivars")]
+        ("boot_control", "key"),
+        [("systemd-boot", "boot_folder"), ("efi", "efivars"), ("uboot", "uboot_config")],
     )
     def test_a_model_does_not_touch_what_this_machine_boots_from(
         self, tmp_path: Path, boot_control: str, key: str
