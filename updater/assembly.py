@@ -55,18 +55,19 @@ def places(settings: Settings, layout: SlotLayout) -> Places:
     A model does not look at what this machine itself boots from, and so never finds it.
     """
     slots = settings.slots
-    own = SlotsSettings() if settings.node.machine == "model" else None
+    own = SlotsSettings()
+    is_model = settings.node.machine == "model"
 
-    def place(path: str, machines_own: str | None) -> Path:
-        return NOWHERE if path == machines_own else Path(path)
+    def place(path: str, machines_own: str) -> Path:
+        return NOWHERE if is_model and path == machines_own else Path(path)
 
     return Places(
         disk=Path(slots.disk),
         layout=layout,
         grubenv=_path(slots.grubenv),
-        boot_folder=place(slots.boot_folder, own and own.boot_folder),
-        uboot_config=place(slots.uboot_config, own and own.uboot_config),
-        efivars=place(slots.efivars, own and own.efivars),
+        boot_folder=place(slots.boot_folder, own.boot_folder),
+        uboot_config=place(slots.uboot_config, own.uboot_config),
+        efivars=place(slots.efivars, own.efivars),
         custom_command=tuple(slots.custom_command),
     )
 

@@ -22,7 +22,8 @@ DEFAULTS = {
 def test_a_model_does_not_look_at_what_this_machine_boots_from(key: str) -> None:
     model = Settings(node=NodeSettings(machine="model"))
     assert getattr(places(model, {}), key) == NOWHERE
-    named = Settings(node=model.node, slots=msgspec.structs.replace(model.slots, **{key: "/tmp/model"}))
+    slots = msgspec.structs.replace(model.slots, **{key: "/tmp/model"})
+    named = Settings(node=model.node, slots=slots)
     assert getattr(places(named, {}), key) == Path("/tmp/model")
     assert getattr(places(Settings(), {}), key) == Path(DEFAULTS[key])
 
