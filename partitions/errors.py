@@ -16,7 +16,9 @@
     │   ├── NothingBootableError · BootFolderError
     │   ├── LoaderTemplateError · LoaderDefaultError · LoaderForeignError
     │   ├── EfiVariableError · EfiEntryError
-    │   └── GrubenvInvalidError · GrubenvCrowdedError
+    │   ├── GrubenvInvalidError · GrubenvCrowdedError
+    │   ├── UbootConfigError · UbootInvalidError · UbootCrowdedError · UbootNotAtomicError
+    │   └── CustomCommandError · CustomRefusedError · BootControlUnknownError
     └── DiskImageError        making a disk file
         └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
 
@@ -288,6 +290,56 @@ class GrubenvCrowdedError(BootControlError):
 
     code = "grubenv-crowded"
     hint = "Make the file anew with ORDER, A_OK, A_TRY, B_OK and B_TRY first; see docs/grub.md."
+
+
+class UbootConfigError(BootControlError):
+    """The file that says where U-Boot's environment is cannot be used."""
+
+    code = "uboot-config"
+    hint = "slots.uboot_config names it; `fw_printenv -c FILE` must work; docs/loaders.md."
+
+
+class UbootInvalidError(BootControlError):
+    """No copy of U-Boot's environment is whole, so neither slot is known to be."""
+
+    code = "uboot-invalid"
+    hint = "Boot a slot by hand, then make the environment anew; docs/loaders.md shows how."
+
+
+class UbootCrowdedError(BootControlError):
+    """Other variables leave no room for ours in U-Boot's environment."""
+
+    code = "uboot-crowded"
+    hint = "Take variables away with `fw_setenv NAME`, or give the environment more room."
+
+
+class UbootNotAtomicError(BootControlError):
+    """The only copy of U-Boot's environment is too large to be changed in one piece."""
+
+    code = "uboot-not-atomic"
+    hint = "Use two copies (redundant), or a file of 0x200 bytes on FAT; docs/loaders.md."
+
+
+class CustomCommandError(BootControlError):
+    """The integrator's program fails, or does not keep what was asked for."""
+
+    code = "custom-command"
+    hint = "Run slots.custom_command with `read` by hand; docs/loaders.md has the protocol."
+
+
+class CustomRefusedError(BootControlError):
+    """The integrator's program refuses; the sentence is its own."""
+
+    code = "custom-refused"
+    hint = "Ask whoever made slots.custom_command; nothing was changed."
+    exit_status = EXIT_REFUSED
+
+
+class BootControlUnknownError(BootControlError):
+    """It cannot be told which boot loader this machine has."""
+
+    code = "boot-control-unknown"
+    hint = "Set slots.boot_control to the loader's name; docs/loaders.md lists them."
 
 
 class DiskImageError(PartitionsError):

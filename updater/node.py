@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     import requests
 
     from images.release import ImageFacts
+    from partitions.boot import Choice
     from partitions.boot.control import BootControl
     from updater.machine import Boot, Machine
     from updater.permit.contract import PermitKeeper
@@ -66,6 +67,7 @@ class Node:
         layout: which partitions and files make slot A and slot B.
         machine: the computer.
         loader: the boot loader's memory.
+        loader_choice: which loader that is, and why.
         store: the state folder.
         clock: the time, with zone.
         chance: a number in [0, 1), for jitter.
@@ -80,6 +82,7 @@ class Node:
     layout: SlotLayout
     machine: Machine
     loader: BootControl
+    loader_choice: Choice
     store: Store
     clock: Callable[[], datetime]
     chance: Callable[[], float]
@@ -90,6 +93,15 @@ class Node:
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
     beat: Callable[[], None] = field(default=lambda: None)
+
+    @property
+    def trial_tries(self) -> int:
+        """How many boots a new slot gets: as set, or as many as the loader can count.
+
+        Raises:
+            PartitionsError: the loader cannot be asked.
+        """
+        return min(self.settings.slots.tries, self.loader.max_tries)
 
     @property
     def steering(self) -> Steering | None:

@@ -329,7 +329,7 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
     node.store.remember(node.clock(), "rollback", version=facts.version)
     # The memory first: after a cut in between nothing boots that nobody remembers.
     memory = node.advance(memory, Event.ROLLBACK_ORDERED, update=update, reboot_ordered=False)
-    node.loader.arm(other, tries=node.settings.slots.tries)
+    node.loader.arm(other, tries=node.trial_tries)
     return memory
 
 

@@ -82,6 +82,8 @@ def slots(node: Node) -> list[Facts]:
                 "armed": state.armed,
                 "tries_left": state.tries_left,
                 "confirmed": state.confirmed,
+                "loader": node.loader_choice.name,
+                "loader_because": node.loader_choice.because,
                 **_image(node, slot),
                 "partitions": {part: _part(region) for part, region in node.regions(slot).items()},
             }
@@ -172,6 +174,8 @@ def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{row['slot']:<5} {row['version'] or '-':<14} {marks[0]:<7} {marks[1]:<7} "
             f"{marks[2]:<6} {row['tries_left']:<6} {_mark(row['confirmed'])}"
         )
+    if rows:
+        yield f"loader {rows[0]['loader']}: {rows[0]['loader_because']}"
 
 
 def _mark(value: object) -> str:

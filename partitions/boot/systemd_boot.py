@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -132,8 +133,13 @@ class EntriesFound:
 
         The highest of several: what shall come before a slot comes before all its files.
         """
-        versions = [entry.version for entry in self.seen if entry.name.slot is slot]
-        return max((int(text) for text in versions if text.isdecimal()), default=0)
+        own = (entry for entry in self.seen if entry.name.slot is slot)
+        return max((int(entry.version) for entry in own if _is_ranked(entry)), default=0)
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether a slot has an entry, made by hand, that our numbers do not rank."""
+        return any(entry.name.slot and not _is_ranked(entry) for entry in self.seen)
 
 
 class SystemdBootEntries:
@@ -203,13 +209,14 @@ class SystemdBootEntries:
         found = self._find()
         if left is not None:
             self._check_config()
-        if _version_before(slot, found) > VERSION_MAX:
+        if found.is_odd or _version_before(slot, found) > VERSION_MAX:
             self._number_anew(found)
             found = self._find()
-        content = self._content(slot, _version_before(slot, found))
+        version = _version_before(slot, found)
+        content = self._content(slot, version)
         self._check_choice(verb, slot, found, left, content)
         if self._settle(slot, found, left, content):
-            log.info("slot %s slot=%s version=%d", verb, slot.value, self._find().version(slot))
+            log.info("slot %s slot=%s version=%d", verb, slot.value, version)
 
     def _content(self, slot: Slot, version: int) -> bytes:
         template = self._folder.read(template_of(slot))
@@ -289,6 +296,11 @@ class SystemdBootEntries:
         lowest_first = sorted(seen, key=lambda slot: found.seen.index(seen[slot]), reverse=True)
         for version, slot in enumerate(lowest_first, 1):
             self._settle(slot, found, seen[slot].name.left, self._content(slot, version))
+
+
+def _is_ranked(entry: LoaderEntry) -> bool:
+    ours = entry.sort_key == SORT_KEY and not entry.machine_id
+    return ours and re.fullmatch(r"[0-9]{1,9}", entry.version) is not None
 
 
 def _version_before(slot: Slot, found: EntriesFound) -> int:

@@ -71,6 +71,10 @@ JUNK: Mapping[str, Callable[[Slot, int], Files]] = {
     "hand-made": lambda slot, version: {
         f"{ENTRIES}/bascule-{slot.value}.conf": HAND_MADE % (slot.value.encode(), version)
     },
+    "of another key": lambda slot, version: {
+        f"{ENTRIES}/bascule-{slot.value}.conf": HAND_MADE.replace(b"-key bascule", b"-key 1")
+        % (slot.value.encode(), version)
+    },
 }
 
 
@@ -189,7 +193,7 @@ class Examiner:
         assert len(found.names_of(slot)) == (1 if verb in ("arm", "confirm") else 0)
 
 
-OTHERS = ("disarmed", "confirmed", "tries", "used up", "cut arm", "hand-made")
+OTHERS = ("disarmed", "confirmed", "used up", "cut arm")
 
 
 def memories(slot: Slot, pairs: tuple[tuple[int, int], ...]) -> Iterator[Files]:
@@ -207,6 +211,9 @@ def test_a_cut_at_any_instant_leaves_the_old_or_the_new_state(
         examiner.examine(files, verb, B)
     for files in memories(A, ((3, 3),)):  # of equal versions the later name comes first
         examiner.examine(files, verb, A)
+    for mark in MARKS:  # ranked by hand, and so numbered anew at first
+        odd = marked(A, "of another key", 3)
+        examiner.examine({**DISK, **odd, **marked(B, mark, 4)}, verb, B)
     assert examiner.verbs == {f"{verb} a", f"{verb} b"}
     with capsys.disabled():
         sys.stdout.write(f"\n    {examiner.states} states examined: {verb}")

@@ -19,15 +19,11 @@ from partitions.boot import (
     power_on,
 )
 from partitions.boot.grubenv import GrubEnvironment
-from partitions.boot.systemd_boot import SystemdBootEntries, template_of
-from partitions.boot_folder import BootFolder
-from partitions.efi_firmware import BOOT_ORDER, description_of, packed
-from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError, NothingBootableError, SlotBootedError
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
 from partitions.systemd_boot_firmware import ENTRIES
-from tests.sim.efi import boot_option
+from tests.sim import loaders
 from tests.sim.gpt_disk import two_slots
 
 A, B = Slot.A, Slot.B
@@ -63,26 +59,32 @@ def _grubenv(folder: Path) -> Machine:
     return _machine("grubenv", Places(disk=folder, layout=LAYOUT, grubenv=file), memory=file)
 
 
+def _uboot_file(folder: Path) -> Machine:
+    return _uboot(folder, copies=1)
+
+
+def _uboot_two_copies(folder: Path) -> Machine:
+    return _uboot(folder, copies=2)
+
+
+def _uboot(folder: Path, *, copies: int) -> Machine:
+    places = Places(disk=folder, layout=LAYOUT, uboot_config=loaders.uboot(folder, copies=copies))
+    return _machine("uboot", places, memory=folder / "uboot.env")
+
+
+def _custom(folder: Path) -> Machine:
+    places = Places(disk=folder, layout=LAYOUT, custom_command=loaders.custom(folder))
+    return _machine("custom", places, memory=folder / "memory")
+
+
 def _systemd_boot(folder: Path) -> Machine:
-    for slot in Slot:
-        kernel = folder / f"bascule/{slot.value}/linux"
-        kernel.parent.mkdir(parents=True)
-        kernel.write_bytes(b"kernel")
-        template = folder / template_of(slot)
-        template.parent.mkdir(parents=True, exist_ok=True)
-        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
-    SystemdBootEntries(BootFolder(folder)).confirm(A)
-    places = Places(disk=folder, layout=LAYOUT, boot_folder=folder)
+    places = Places(disk=folder, layout=LAYOUT, boot_folder=loaders.systemd_boot(folder))
     return _machine("systemd-boot", places, memory=folder / ENTRIES)
 
 
 def _efi(folder: Path) -> Machine:
-    variables = EfiVariables(folder)
-    variables.write("Boot0003", boot_option("UEFI Shell"))
-    variables.write("Boot0000", boot_option(description_of(A)))
-    variables.write("Boot0001", boot_option(description_of(B)))
-    variables.write(BOOT_ORDER, packed([0, 3]))
-    return _machine("efi", Places(disk=folder, layout=LAYOUT, efivars=folder), memory=folder)
+    places = Places(disk=folder, layout=LAYOUT, efivars=loaders.efi(folder))
+    return _machine("efi", places, memory=folder)
 
 
 def _machine(name: str, places: Places, *, memory: Path) -> Machine:
@@ -110,6 +112,9 @@ def _bytes_of(memory: Path) -> bytes:
 MACHINES: Mapping[str, Callable[[Path], Machine]] = {
     "gptprio": _gptprio,
     "grubenv": _grubenv,
+    "uboot": _uboot_file,
+    "uboot, two copies": _uboot_two_copies,
+    "custom": _custom,
     "systemd-boot": _systemd_boot,
     "efi": _efi,
 }
@@ -139,7 +144,7 @@ VERBS: Mapping[str, Callable[[BootControl, Slot], None]] = {
 
 
 def test_each_keeper_is_under_this_contract() -> None:
-    assert set(MACHINES) == set(KEEPERS) == set(MODELS)
+    assert {name.partition(",")[0] for name in MACHINES} == set(KEEPERS) == set(MODELS)
 
 
 def test_a_confirmed_slot_beside_an_empty_one_is_the_target(control: BootControl) -> None:

@@ -175,6 +175,13 @@ class TestTheModel:
         variables.write("Boot0001", boot_option("bascule-b", active=False))
         assert boot(tmp_path) is A
 
+    def test_boot_next_starts_an_entry_that_is_not_active(self, tmp_path: Path) -> None:
+        variables = self.put(tmp_path, 1, once=0)  # seen with OVMF 2022.11
+        variables.write("Boot0000", boot_option("bascule-a", active=False))
+        state = EfiBootEntries(variables).read()
+        assert (state.target, state.slots[A].tries_left) == (A, 1)
+        assert [boot(tmp_path) for _ in range(2)] == [A, B]
+
     def test_somebody_elses_entry_is_no_slot(self, tmp_path: Path) -> None:
         self.put(tmp_path, SHELL, 0)
         with pytest.raises(NothingBootableError, match="starts Boot0003 'UEFI Shell', of no slot"):

@@ -165,6 +165,15 @@ class TestFilesOfAVerb:
         assert entries_on(folder) == {"bascule-a.conf": "1"}
         assert all(any(f"{ENTRIES}/bascule-a" in path for path in cut) for cut in folder.cuts)
 
+    @pytest.mark.parametrize(
+        "lines", [b"", b"version 6.1.0\nsort-key bascule\n", b"sort-key arch\nversion 1\n"]
+    )
+    def test_an_entry_that_our_numbers_do_not_rank_gets_a_number_first(self, lines: bytes) -> None:
+        folder = disk(**{"bascule-a.conf": b"linux /bascule/a/linux\n" + lines})
+        SystemdBootEntries(folder, booted=A).arm(B, tries=1)
+        assert entries_on(folder) == {"bascule-a.conf": "1", "bascule-b+1.conf": "2"}
+        assert SystemdBootEntries(folder).read().target is B
+
     def test_numbers_begin_anew_after_the_last_one(self) -> None:
         folder = disk(
             **{"bascule-a.conf": made(A, VERSION_MAX), "bascule-b.conf": made(B, VERSION_MAX - 1)}
