@@ -261,6 +261,11 @@ class EfiVariableError(BootControlError):
     code = "efi-variable"
     hint = "Is efivarfs mounted and writable? `findmnt /sys/firmware/efi/efivars`, `dmesg`."
 
+    @classmethod
+    def because(cls, path: Path, error: OSError) -> Self:
+        """Say what would not work on which path, and why."""
+        return cls(f"{path}: {error.strerror or error}")
+
 
 class EfiEntryError(BootControlError):
     """The firmware has not exactly one active boot entry of a slot."""

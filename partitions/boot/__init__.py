@@ -8,12 +8,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from partitions import firmware, grub_firmware, systemd_boot_firmware
+from partitions import efi_firmware, firmware, grub_firmware, systemd_boot_firmware
 from partitions.boot.control import BootControl, BootState, SlotState
+from partitions.boot.efi import EfiBootEntries
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
 from partitions.boot.systemd_boot import SystemdBootEntries
 from partitions.boot_folder import BootFolder
+from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
@@ -78,6 +80,7 @@ KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
         "systemd-boot": lambda at, booted: SystemdBootEntries(
             BootFolder(at.boot_folder), booted=booted
         ),
+        "efi": lambda at, booted: EfiBootEntries(EfiVariables(at.efivars), booted=booted),
     }
 )
 """Each boot loader that we can speak to, by the name that the settings use."""
@@ -87,6 +90,7 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
         "gptprio": lambda at: firmware.boot(at.disk, at.layout),
         "grubenv": lambda at: grub_firmware.boot(at.environment),
         "systemd-boot": lambda at: systemd_boot_firmware.boot(at.boot_folder),
+        "efi": lambda at: efi_firmware.boot(at.efivars),
     }
 )
 """What each of them does at power-on, for tests and the demo."""
