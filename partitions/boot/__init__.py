@@ -8,12 +8,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from partitions import efi_firmware, firmware, grub_firmware, systemd_boot_firmware
+from partitions import (
+    efi_firmware,
+    firmware,
+    grub_firmware,
+    systemd_boot_firmware,
+    uboot_firmware,
+)
 from partitions.boot.control import BootControl, BootState, SlotState
 from partitions.boot.efi import EfiBootEntries
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
 from partitions.boot.systemd_boot import SystemdBootEntries
+from partitions.boot.uboot import UbootEnvironment
 from partitions.boot_folder import BootFolder
 from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError
@@ -80,6 +87,7 @@ KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
         "systemd-boot": lambda at, booted: SystemdBootEntries(
             BootFolder(at.boot_folder), booted=booted
         ),
+        "uboot": lambda at, booted: UbootEnvironment(at.uboot_config, booted=booted),
         "efi": lambda at, booted: EfiBootEntries(EfiVariables(at.efivars), booted=booted),
     }
 )
@@ -90,6 +98,7 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
         "gptprio": lambda at: firmware.boot(at.disk, at.layout),
         "grubenv": lambda at: grub_firmware.boot(at.environment),
         "systemd-boot": lambda at: systemd_boot_firmware.boot(at.boot_folder),
+        "uboot": lambda at: uboot_firmware.boot(at.uboot_config),
         "efi": lambda at: efi_firmware.boot(at.efivars),
     }
 )

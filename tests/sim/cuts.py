@@ -56,14 +56,15 @@ class FusedStore(Store):
         self._fuse = fuse
 
     @override
-    def drop_journal(self) -> None:
-        self._fuse.burn("drop journal")
-        super().drop_journal()
-
-    @override
     def _write(self, name: str, data: bytes) -> None:
         self._fuse.burn(f"write {name}")
         super()._write(name, data)
+
+    @override
+    def _drop(self, name: str) -> None:
+        if (self.folder / name).exists():
+            self._fuse.burn(f"drop {name}")
+        super()._drop(name)
 
 
 class FusedLoader(BootControl):
@@ -126,13 +127,13 @@ class Snapshot:
 
     @classmethod
     def take(cls, world: World) -> Snapshot:
-        """Keep disk, state and the present boot."""
+        """Keep disk, boot files, state and the present boot."""
         kept = world.folder / "kept"
         shutil.rmtree(kept, ignore_errors=True)
         kept.mkdir()
         shutil.copyfile(world.disk, kept / "disk.img")
         shutil.copyfile(world.grubenv, kept / "grubenv")
-        for name in ("state", "run"):
+        for name in world.kept_folders:
             shutil.copytree(world.folder / name, kept / name, symlinks=True)
         return cls(world, kept)
 
@@ -140,6 +141,6 @@ class Snapshot:
         """Put everything back."""
         shutil.copyfile(self.kept / "disk.img", self.world.disk)
         shutil.copyfile(self.kept / "grubenv", self.world.grubenv)
-        for name in ("state", "run"):
+        for name in self.world.kept_folders:
             shutil.rmtree(self.world.folder / name, ignore_errors=True)
             shutil.copytree(self.kept / name, self.world.folder / name, symlinks=True)

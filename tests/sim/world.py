@@ -163,6 +163,11 @@ class World:
         return self.folder / "grubenv"
 
     @property
+    def kept_folders(self) -> tuple[str, ...]:
+        """What a cut leaves as it is, beside the disk and GRUB's environment."""
+        return ("state", "run", "boot") if self.files else ("state", "run")
+
+    @property
     def config(self) -> Path:
         return self.folder / "node.toml"
 

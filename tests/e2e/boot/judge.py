@@ -108,11 +108,10 @@ class Judge:
             if not found.is_folder and found.size <= SMALL_FILE_BYTES
         }
         started = self._power_ons(medium, small)
-        boots = []
-        for slot in dict.fromkeys(started):
-            boots.append((slot, self._require_whole(medium, fat, files, slot)))
-        self._check_repair(medium, fat, files, {slot for slot, _ in boots})
-        versions = dict(boots)
+        versions = {
+            slot: self._require_whole(medium, fat, files, slot) for slot in dict.fromkeys(started)
+        }
+        self._check_repair(medium, fat, files, set(versions))
         return Verdict(tuple((slot, versions[slot]) for slot in started))
 
     def _once(self, question: str, about: Hashable, answer: Callable[[], T]) -> T:
@@ -168,7 +167,7 @@ class Judge:
             disk = self._materialise("firmware", medium, spans)
             places = self.loader.places(disk, self.scratch / "boot", small)
             try:
-                return tuple(power_on(self.loader.name, places) for _ in range(POWER_ONS))
+                return tuple(power_on(self.loader.boot_control, places) for _ in range(POWER_ONS))
             except NothingBootableError as error:
                 raise BrickError(f"nothing boots: {error}") from error
 

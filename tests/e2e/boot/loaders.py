@@ -23,14 +23,21 @@ class Loader:
     """One boot loader.
 
     Attributes:
-        name: as the settings call it.
+        name: of the tests.
+        boot_control: as the settings call it.
+        installed: as `disk create` calls it.
         firmware: what starts it.
+        settings: lines of `[slots]` that it needs.
+
         kernel_takes_backup: whether the kernel is told to believe the backup of the table (`gpt`
             on its command line) when the primary is damaged.
     """
 
     name: str
+    boot_control: str
+    installed: str
     firmware: Firmware
+    settings: str = ""
     kernel_takes_backup: bool = True
 
     def places(self, disk: Path, folder: Path, small: Mapping[str, bytes]) -> Places:
@@ -46,9 +53,20 @@ class Loader:
         for name, content in small.items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(content)
-        return Places(disk=disk, layout=LAYOUT, boot_folder=folder)
+        return Places(disk=disk, layout=LAYOUT, boot_folder=folder, grubenv=folder / "grub/grubenv")
 
 
 LOADERS: Final[Mapping[str, Loader]] = MappingProxyType(
-    {"gptprio": Loader(name="gptprio", firmware=Firmware.KERNEL)}
+    {
+        "gptprio": Loader(
+            name="gptprio", boot_control="gptprio", installed="gptprio", firmware=Firmware.KERNEL
+        ),
+        "grub": Loader(
+            name="grub",
+            boot_control="grubenv",
+            installed="grub-bios",
+            firmware=Firmware.BIOS,
+            settings='grubenv = "/boot/grub/grubenv"\n',
+        ),
+    }
 )

@@ -77,6 +77,7 @@ ip link set lo up; ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
 . /usr/lib/guest
 echo "GUEST-UP $(cat /proc/cmdline)"
+[ ! -s /var/lib/start ] || . /var/lib/start
 while :; do sh /usr/lib/agent; sleep 1; done
 """
 
@@ -149,9 +150,12 @@ def build_system(
     shutil.rmtree(tree)
     root_hash, blocks = add_hash_tree(root)
     kernel = Kernel.fetched()
-    initrd = folder / f"initrd-{version}.img"
-    initrd.write_bytes(make_initrd(kernel, f"{version} {blocks} {root_hash}\n"))
-    parts = {"root": root, "kernel": kernel.image, "initrd": initrd}
+    verity = f"{version} {blocks} {root_hash}\n"
+    contents = {"kernel": kernel.image.read_bytes(), "initrd": make_initrd(kernel, verity)}
+    parts = {"root": root}
+    for name, content in contents.items():
+        parts[name] = folder / f"{name}-{version}.img"
+        parts[name].write_bytes(content + bytes(-len(content) % BLOCK))  # payloads hold blocks
     return System(version=version, parts=parts, root_hash=root_hash, data_blocks=blocks)
 
 

@@ -156,18 +156,27 @@ class CutState:
     landed: int
 
 
-def cut_states(medium: Medium, steps: Sequence[Step], chance: random.Random) -> Iterator[CutState]:
+def cut_states(
+    medium: Medium, steps: Sequence[Step], chance: random.Random, *, sampled: int | None = None
+) -> Iterator[CutState]:
     """Bring a medium through all states that a cut can leave, or a fair sample of them.
 
     Every prefix is among them. Afterwards the medium holds what it holds at the end.
+
+    Args:
+        medium: holds what the disk held before the first step.
+        steps: what it was told.
+        chance: picks the sample.
+        sampled: random states between two flushes with many changed sectors.
     """
+    count = SAMPLED if sampled is None else sampled
     flushes = 0
     pending: list[Write] = []
     for step in [*steps, Flush()]:
         if isinstance(step, Write):
             pending.append(step)
             continue
-        yield from _between_flushes(medium, pending, flushes, chance)
+        yield from _between_flushes(medium, pending, flushes, chance, count)
         for write in pending:
             medium.write(write.offset, write.data)
         pending = []
@@ -175,7 +184,7 @@ def cut_states(medium: Medium, steps: Sequence[Step], chance: random.Random) -> 
 
 
 def _between_flushes(
-    medium: Medium, pending: Sequence[Write], flushes: int, chance: random.Random
+    medium: Medium, pending: Sequence[Write], flushes: int, chance: random.Random, sampled: int
 ) -> Iterator[CutState]:
     volatile = [write for write in pending if not write.durable]
     sure = [write for write in pending if write.durable]
@@ -189,7 +198,7 @@ def _between_flushes(
                     yield CutState(flushes, "subset", count)
         return
     yield from _one_by_one(medium, volatile, sure, flushes)
-    for _ in range(SAMPLED):
+    for _ in range(sampled):
         share = chance.choice((0.1, 0.5, 0.9))
         chosen = tuple(write for write in _pieces(sectors, chance) if chance.random() < share)
         with medium.changed([*chosen, *sure]):

@@ -70,6 +70,7 @@ def test_a_link_to_the_disk_will_do(disk: Path, tmp_path: Path) -> None:
             "PARTUUID=7130c94a-213a-4e5a-8e26-6cce9662f132",
             PartRef(partuuid=UUID("7130c94a-213a-4e5a-8e26-6cce9662f132")),
         ),
+        ("FILE=/boot/bascule/a/linux", PartRef(file=Path("/boot/bascule/a/linux"))),
     ],
 )
 def test_a_partition_is_named_as_people_write_it(text: str, ref: PartRef) -> None:
@@ -84,9 +85,9 @@ def test_a_name_of_no_partition_is_refused(text: str) -> None:
 
 
 def test_a_partition_is_named_in_exactly_one_way() -> None:
-    with pytest.raises(ValueError, match="either by label or by PARTUUID"):
+    with pytest.raises(ValueError, match="by one of label, PARTUUID and file"):
         PartRef()
-    with pytest.raises(ValueError, match="either by label or by PARTUUID"):
+    with pytest.raises(ValueError, match="by one of label, PARTUUID and file"):
         PartRef(label="x", partuuid=UUID(int=1))
 
 

@@ -14,6 +14,7 @@ from partitions.errors import (
     EXIT_FAILED,
     EXIT_REFUSED,
     EXIT_USAGE,
+    BootFolderUnmountedError,
     DeviceMountedError,
     PartitionsError,
     SlotBootedError,
@@ -61,7 +62,7 @@ def test_each_error_has_a_code_of_its_own_and_a_hint() -> None:
 def test_each_error_ends_a_command_with_a_documented_status() -> None:
     assert {kind.exit_status for kind in CODED} == {EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED}
     refused = {kind for kind in CODED if kind.exit_status == EXIT_REFUSED}
-    assert refused == {SlotBootedError, DeviceMountedError}
+    assert refused == {SlotBootedError, DeviceMountedError, BootFolderUnmountedError}
 
 
 def test_only_errors_with_a_code_are_raised() -> None:

@@ -80,7 +80,7 @@ class Seen:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    with World(tmp_path, image_size=512 * 1024) as made:
+    with World(tmp_path, image_size=512 * 1024, files={"kernel": 4096}) as made:
         made.write_settings(reboot='"manual"', poll_interval_secs="600")
         run_until(Engine(node=made.boot()), "idle")
         yield made

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -19,10 +20,12 @@ from images.operations import memory_bytes
 from images.reader import Accept, Metadata, PayloadFile, verify_file
 from images.release import PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
+from partitions.attributes import BootBits
 from partitions.booted import Booted
 from partitions.errors import DeviceWriteError, PartitionsError
-from partitions.slots import Region, Slot
+from partitions.slots import PartRef, Region, Slot, resolve
 from partitions.writer import RegionWriter
+from tests.sim.gpt_disk import two_slots
 from tests.sim.payload_server import Manners, PayloadServer
 from updater import pipeline
 from updater.download import Download, DownloadError, DownloadStoppedError, Patience
@@ -600,7 +603,7 @@ class TestBeforeTheFirstByteIsWritten:
         exact = regions | {"root": bench.region("root", ROOT_AT, len(bench.release.root))}
         check_fit(facts, exact)
         small = regions | {"root": bench.region("root", ROOT_AT, len(bench.release.root) - 1)}
-        with pytest.raises(DoesNotFitError, match="part root has 6291456 bytes, its partition 62"):
+        with pytest.raises(DoesNotFitError, match="6291456 bytes, partition root holds 62"):
             check_fit(facts, small)
         for other in ({"root": regions["root"]}, regions | {"more": regions["root"]}):
             with pytest.raises(DoesNotFitError, match="has parts"):
@@ -611,6 +614,21 @@ class TestReadingBack:
     def test_a_slot_that_holds_what_was_signed_is_verified(self, bench: Bench) -> None:
         verified = verify_slot(bench.install())
         assert (verified.slot, verified.version, verified.rollback_index) == (Slot.B, "2.0.0", 2)
+
+    def test_a_boot_file_that_goes_on_after_its_image_is_found(self, bench: Bench) -> None:
+        path = bench.folder / "linux"
+        layout = {Slot.A: {}, Slot.B: {"boot": PartRef(file=path)}}
+        disk = two_slots(sector_size=512, a=BootBits(), b=BootBits()).image
+        (bench.folder / "gpt.img").write_bytes(disk)
+        plan = bench.plan()
+        file = resolve(bench.folder / "gpt.img", layout)[Slot.B]["boot"]
+        plan = replace(plan, regions={**plan.regions, "boot": file})
+        written = write_slot(plan, bench.download(), bench.journal(), bench.shell())
+        assert path.read_bytes() == bench.release.boot
+        verify_slot(written)
+        os.truncate(path, len(bench.release.boot) + 1)
+        with pytest.raises(ReadBackError, match="part boot has not the"):
+            verify_slot(written)
 
     @pytest.mark.parametrize("at", [ROOT_AT, ROOT_AT + 5 * MIB, BOOT_AT + MIB])
     def test_one_flipped_bit_anywhere_is_found(self, bench: Bench, at: int) -> None:
