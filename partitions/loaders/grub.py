@@ -59,6 +59,7 @@ function bascule_failed {
   echo "bascule: slot $1 cannot be loaded"
   if [ "$bascule_other" = "A" ]; then bascule_boot_a; fi
   if [ "$bascule_other" = "B" ]; then bascule_boot_b; fi
+  if [ "$bascule_other" != "" ]; then echo "bascule: slot $bascule_other cannot be loaded"; fi
   sleep 5
   reboot
 }
