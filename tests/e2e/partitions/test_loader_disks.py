@@ -27,6 +27,7 @@ from partitions.errors import (
     DiskExistsError,
     EfiStoreInvalidError,
     LayoutInvalidError,
+    LoaderTemplateError,
     PartitionsError,
     ToolFailedError,
 )
@@ -272,6 +273,13 @@ def test_systemd_boot_has_templates_and_one_entry_of_one_sector(
     settings = (files / "loader/loader.conf").read_text().splitlines()
     assert "timeout 0" in settings
     assert not any(line.startswith("default") for line in settings)
+
+
+def test_an_entry_that_would_need_a_second_sector_is_refused_at_once(tmp_path: Path) -> None:
+    need("systemd-boot")
+    layout = layout_of(TINY.read_text().replace(WORDS, f"{WORDS} x={'y' * 500}"))
+    with pytest.raises(LoaderTemplateError, match="a sector has 512"):
+        create_disk(layout, tmp_path / "d.img", images={}, loader="systemd-boot")
 
 
 def test_u_boots_own_programs_read_script_and_environment(
