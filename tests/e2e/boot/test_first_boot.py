@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,20 @@ def test_grub_resets_when_its_configuration_is_lost(
 ) -> None:
     hardware = make("grub-bios", images, tmp_path)
     run("mdel", "-i", f"{hardware.drives[0].path}{ESP_AT}", "::grub/grub.cfg")
-    ends = Hardware(drives=hardware.drives, firmware=Firmware.BIOS, reboots=False)
-    with VirtualMachine(ends) as machine:
+    with VirtualMachine(replace(hardware, reboots=False)) as machine:
         machine.await_end()
+
+
+def test_u_boot_resets_when_neither_slot_may_boot(tmp_path: Path) -> None:
+    hardware = replace(make("uboot", {}, tmp_path), reboots=False)
+    with VirtualMachine(hardware) as machine:
+        machine.expect(r"neither slot may boot")
+        machine.await_end()
+
+
+def test_u_boot_resets_when_a_slot_does_not_start(images: dict[str, Path], tmp_path: Path) -> None:
+    hardware = replace(make("uboot", images, tmp_path), reboots=False)
+    with VirtualMachine(hardware) as machine:
+        machine.expect(r"slot=a")
+        machine.await_end()
+    assert "slot=b" not in machine.console
