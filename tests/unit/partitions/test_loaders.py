@@ -167,7 +167,7 @@ def test_a_kernel_that_brings_its_initrd_is_started_without_one(tmp_path: Path) 
         f"bascule.slot=a {WORDS}\0".encode("utf-16-le")
     )
     assert "initrd" not in systemd_boot.template(slot)
-    assert "initrd" not in grub._boot_function(slot, grub._efi_boot)
+    assert "initrd" not in grub._boot_function(slot, grub._EFI_WORDS)
 
 
 @pytest.mark.parametrize(
