@@ -305,7 +305,9 @@ def test_the_firmwares_entries_are_read_by_virt_fw_vars(
     images: dict[str, Path], tmp_path: Path
 ) -> None:
     need("efi")
-    found = shutil.which("virt-fw-vars", path=f"{Path(sys.executable).parent}:{os.defpath}")
+    found = shutil.which(
+        "virt-fw-vars", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+    )
     if found is None:
         pytest.skip("virt-fw-vars is not installed (PyPI: virt-firmware)")
     firmware = _firmware(tmp_path)
