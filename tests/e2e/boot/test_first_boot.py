@@ -21,8 +21,8 @@ from partitions.slots import Slot
 from tests.e2e.boot.archive import Archive, Kernel
 from tests.e2e.boot.machine import QEMU, UBOOT, Drive, Firmware, Hardware, VirtualMachine
 from tests.e2e.boot.shim.pack import shim
-from tests.e2e.partitions.test_loader_disks import need
 from tests.sim.gpt_tools import program, run
+from tests.sim.loader_needs import need
 
 pytestmark = pytest.mark.e2e
 

@@ -36,6 +36,7 @@ from partitions.layout import DiskLayout, parse_layout, read_layout
 from partitions.loaders import LOADERS, efi, systemd_boot
 from partitions.slots import PartRef, Slot
 from tests.sim.gpt_tools import program, run, sgdisk_attributes, sgdisk_is_content
+from tests.sim.loader_needs import need
 
 pytestmark = pytest.mark.e2e
 
@@ -43,23 +44,6 @@ MIB = 1024 * 1024
 TINY = Path(loaders.__file__).parents[1] / "layouts/tiny.toml"
 WORDS = "console=ttyS0 panic=-1 gpt quiet"
 SLOTS = {slot: {"root": PartRef(label=f"root-{slot.value}")} for slot in Slot}
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    "grub-bios": ("grub-mkimage", "/usr/lib/grub/i386-pc/boot.img"),
-    "grub-efi": ("grub-mkimage", "/usr/lib/grub/x86_64-efi/modinfo.sh"),
-    "systemd-boot": (str(systemd_boot.PROGRAM),),
-    "uboot": ("mkimage",),
-    "efi": (),
-    "gptprio": (),
-}
-
-
-def need(name: str) -> None:
-    """Skip where a loader cannot be installed."""
-    for one in ("mkfs.vfat", "mkfs.ext4", "mcopy", *NEEDS[name]):
-        if not one.startswith("/"):
-            program(one)
-        elif not Path(one).exists():
-            pytest.skip(f"{one} is not installed")
 
 
 def layout_of(text: str = "", *, seed: str = "x") -> DiskLayout:
