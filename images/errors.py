@@ -16,7 +16,9 @@ Each leaf owns a stable code, a hint for a person and an exit status. Nothing is
     ├── SourceMissingError, SourceMismatchError
     ├── KeyUnreadableError, KeyUnsuitableError, KeyExistsError
     ├── DocumentInvalidError, VersionInvalidError
-    └── FileUnreadableError, FileWriteError, ImageSizeError, PartUnknownError
+    ├── FileUnreadableError, FileWriteError, ImageSizeError, PartUnknownError
+    └── ToolMissingError, ToolFailedError, KernelModuleError        building the reference OS
+        PackagesDifferError, PythonDiffersError, SourceFolderError
 """
 
 from __future__ import annotations
@@ -236,3 +238,45 @@ class PartUnknownError(ImagesError):
 
     code = "part-unknown"
     hint = "See the parts of a payload with `bascule-image inspect`; write them as NAME=FILE."
+
+
+class ToolMissingError(ImagesError):
+    """A program that the recipe of the reference OS runs is not installed."""
+
+    code = "recipe-program-missing"
+    hint = "Install it; docs/reference-os.md lists what the recipe needs."
+
+
+class ToolFailedError(ImagesError):
+    """A program that the recipe of the reference OS runs failed."""
+
+    code = "recipe-program-failed"
+    hint = "Its own last lines say why; mmdebstrap needs the network or a mirror (`--mirror`)."
+
+
+class KernelModuleError(ImagesError):
+    """The kernel of the reference OS lacks a module that it is to have."""
+
+    code = "kernel-module"
+    hint = "Take the name out of the recipe, or take another kernel."
+
+
+class PackagesDifferError(ImagesError):
+    """Debian's packages are not of the versions that were asked for."""
+
+    code = "packages-differ"
+    hint = "Name a mirror that still has them (`--mirror`, a snapshot), or build without a list."
+
+
+class PythonDiffersError(ImagesError):
+    """This machine's Python is not the one of the image, whose bytecode it is to compile."""
+
+    code = "python-differs"
+    hint = "Build on Debian 12, or in a container of it: both need the same Python."
+
+
+class SourceFolderError(ImagesError):
+    """The recipe does not find the sources of bascule that it installs."""
+
+    code = "source-folder"
+    hint = "Run it from a checkout, or name one: `--source FOLDER`."

@@ -7,15 +7,18 @@ not import each other. Errors of this room pass through: who runs the group prin
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import rich_click as click
 
 from partitions.attributes import BootBits
-from partitions.disk_image import create_disk
+from partitions.disk_image import FirmwareFile, create_disk
+from partitions.disk_settings import slots_settings
 from partitions.gpt import Entry, Table
-from partitions.layout import read_layout
+from partitions.layout import DiskLayout, Filesystem, read_layout
+from partitions.loaders import LOADERS, efi
 from partitions.table import read_table
 
 
@@ -39,23 +42,68 @@ def disk() -> None:
     metavar="PART=IMAGE",
     help="The first image of a part of slot A. All parts, or none.",
 )
+@click.option(
+    "--loader",
+    type=click.Choice(sorted(LOADERS)),
+    help="Install this boot loader, so that the disk boots slot A.",
+)
+@click.option(
+    "--contents",
+    "folders",
+    multiple=True,
+    metavar="LABEL=FOLDER",
+    help="Copy a folder into a partition's file system, as `contents` in the layout does.",
+)
+@click.option(
+    "--efi-vars",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Make a virtual machine's file of EFI variables, with the loader's boot entries.",
+)
+@click.option(
+    "--efi-template",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=efi.TEMPLATE,
+    show_default=True,
+    help="The fresh file of EFI variables that --efi-vars starts from.",
+)
+@click.option(
+    "--settings",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the section [slots] of the node's settings that goes with the disk.",
+)
 @click.option("--seed", help="Derive all GUIDs from this text, as `seed` in the layout does.")
 @click.option("--force", is_flag=True, help="Replace the file if it is there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def create(
+def create(  # noqa: PLR0913, PLR0917 - click hands over each option as an argument
     layout: Path,
     output: Path,
     installs: tuple[str, ...],
+    loader: str | None,
+    folders: tuple[str, ...],
+    efi_vars: Path | None,
+    efi_template: Path,
+    settings: Path | None,
     seed: str | None,
     *,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a disk file from a LAYOUT (TOML): ESP, slots A and B, state."""
-    read = read_layout(layout)
+    """Make a disk file from a LAYOUT (TOML): ESP, slots A and B, state, and a boot loader."""
+    if settings and not loader:
+        raise click.UsageError("--settings needs --loader: they say how the node speaks to it")
+    read = _with_contents(read_layout(layout), _pairs(folders, "--contents", "LABEL=FOLDER"))
     if seed:
         read = replace(read, seed=seed)
-    table = create_disk(read, output, images=_images(installs), replace=force)
+    table = create_disk(
+        read,
+        output,
+        images=_pairs(installs, "--install", "PART=IMAGE"),
+        loader=loader,
+        firmware=FirmwareFile(output=efi_vars, template=efi_template) if efi_vars else None,
+        replace=force,
+    )
+    if settings and loader:
+        settings.write_text(slots_settings(read, LOADERS[loader]))
     _print(output, table, as_json=as_json)
 
 
@@ -67,16 +115,30 @@ def show(path: Path, *, as_json: bool) -> None:
     _print(path, read_table(path), as_json=as_json)
 
 
-def _images(installs: tuple[str, ...]) -> dict[str, Path]:
-    images: dict[str, Path] = {}
-    for text in installs:
-        part, equals, image = text.partition("=")
-        if not (part and equals and image):
-            raise click.BadParameter(f"{text!r} is not PART=IMAGE", param_hint="--install")
-        if part in images:
-            raise click.BadParameter(f"part {part!r} is given twice", param_hint="--install")
-        images[part] = Path(image)
-    return images
+def _pairs(texts: tuple[str, ...], option: str, form: str) -> dict[str, Path]:
+    pairs: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not (name and equals and path):
+            raise click.BadParameter(f"{text!r} is not {form}", param_hint=option)
+        if name in pairs:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint=option)
+        pairs[name] = Path(path)
+    return pairs
+
+
+def _with_contents(layout: DiskLayout, folders: Mapping[str, Path]) -> DiskLayout:
+    labels = [one.label for one in layout.partitions if one.filesystem is not Filesystem.NONE]
+    for label in folders:
+        if label not in labels:
+            raise click.BadParameter(
+                f"no partition {label!r} with a file system; there are: {', '.join(labels)}",
+                param_hint="--contents",
+            )
+    partitions = (
+        replace(one, contents=folders.get(one.label, one.contents)) for one in layout.partitions
+    )
+    return replace(layout, partitions=tuple(partitions))
 
 
 def _print(path: Path, table: Table, *, as_json: bool) -> None:

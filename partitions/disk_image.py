@@ -1,4 +1,4 @@
-"""Making a disk file: a sparse draft gets its table, file systems and first image, then its name.
+"""Making a disk file: a sparse draft gets its table, file systems and loader, then its name.
 
 The draft is renamed when it is whole and flushed; a killed run leaves no half disk under the name
 that was asked for. Needs no root: file systems are made in a file of their own and copied in.
@@ -10,29 +10,31 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import stat
-import subprocess
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from partitions.booted import Booted
 from partitions.disk import Access, open_disk
+from partitions.efi_store import with_variables
 from partitions.errors import (
     DeviceOpenError,
     DeviceReadError,
     DeviceTooSmallError,
     DeviceWriteError,
     DiskExistsError,
+    EfiStoreInvalidError,
     LayoutInvalidError,
-    ToolFailedError,
-    ToolMissingError,
 )
+from partitions.filesystems import Node, make_filesystem, tree_of
 from partitions.gpt import Entry, Table
 from partitions.layout import DiskLayout, Filesystem, Partition, Role
+from partitions.loaders import LOADERS, Installation, Job, Loader, check, efi
+from partitions.loaders.job import read_program
 from partitions.placement import guids_of, plan
 from partitions.slots import Region
 from partitions.table import initialise
@@ -40,16 +42,30 @@ from partitions.writer import RegionWriter
 
 log = logging.getLogger(__name__)
 
-SYSTEM_FOLDERS: Final = "/usr/sbin:/sbin"  # where mkfs lives; not on a user's PATH
-TOOL_TIMEOUT_S: Final = 600.0  # 10 minutes: mkfs on a slow disk
 _CHUNK_BYTES: Final = 1024 * 1024
-_EXT4_LABEL_MAX: Final = 16  # bytes
-_VFAT_LABEL_MAX: Final = 11  # characters
-_EPOCH: Final = "1577836800"  # 2020-01-01, as FAT knows no time before 1980
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirmwareFile:
+    """A virtual machine's EFI variables.
+
+    Attributes:
+        output: the file to make.
+        template: the distribution's fresh one.
+    """
+
+    output: Path
+    template: Path = efi.TEMPLATE
 
 
 def create_disk(
-    layout: DiskLayout, output: Path, *, images: Mapping[str, Path], replace: bool = False
+    layout: DiskLayout,
+    output: Path,
+    *,
+    images: Mapping[str, Path],
+    loader: str | None = None,
+    firmware: FirmwareFile | None = None,
+    replace: bool = False,
 ) -> Table:
     """Make a disk file.
 
@@ -57,6 +73,8 @@ def create_disk(
         layout: what it shall be.
         output: its name; appears only when all is done.
         images: an image for each part of slot A, or none at all.
+        loader: the name of the boot loader to install, of `LOADERS`; nothing for none.
+        firmware: a virtual machine's file of EFI variables to make beside the disk.
         replace: whether a file of that name is replaced.
 
     Returns:
@@ -64,26 +82,44 @@ def create_disk(
 
     Raises:
         DiskExistsError: `output` is there and shall not be replaced, or is no plain file.
-        LayoutInvalidError: the partitions do not fit, or `images` names other parts than slot A.
-        DeviceTooSmallError: an image is larger than its partition.
-        ToolMissingError, ToolFailedError: a file system cannot be made.
+        LayoutInvalidError: the partitions do not fit, `images` names other parts than slot A, or
+            the loader cannot boot from such a layout.
+        ContentsInvalidError: a file system cannot hold what is meant for it.
+        EfiStoreInvalidError: the file of variables cannot take the loader's.
+        DeviceTooSmallError: an image is larger than its place.
+        ToolMissingError, ToolFailedError: a file system or the loader cannot be made.
         DeviceError: reading an image or writing the disk failed.
     """
     _check_name(output, replace=replace)
+    if firmware:
+        _check_name(firmware.output, replace=replace)
     _check_images(layout, images)
+    chosen = LOADERS[loader] if loader else None
+    if loader and chosen:
+        check(loader, chosen, layout)
     new_guid = guids_of(layout)
-    table = plan(layout, confirmed_a=bool(images), new_guid=new_guid)
+    table = plan(
+        layout,
+        confirmed_a=bool(images),
+        new_guid=new_guid,
+        boot_bits=chosen is None or chosen.counts_in_table,
+        bootable_esp=chosen is not None and chosen.marks_esp,
+    )
     with _draft(output, table.disk_sectors * table.sector_size) as draft:
+        installation = _installation(chosen, layout, table, draft, installed=bool(images))
         with open_disk(draft, Access.WRITE) as disk:
             initialise(disk, table)
+            for offset, data in installation.raw.items():
+                disk.pwrite(offset, data)
+        work = _Work(draft=draft, layout=layout, table=table, new_guid=new_guid)
         for one, entry in zip(layout.partitions, table.entries, strict=True):
-            region = _region(draft, table, entry)
             image = images.get(one.part) if one.role is Role.SLOT_A else None
             if image is not None:
-                _copy_in(image, region)
+                _copy_in(image, work.region(entry))
             elif one.filesystem is not Filesystem.NONE:
-                identity = new_guid(f"filesystem/{one.label}")
-                _make_filesystem(one, region, layout, identity=identity)
+                work.make_filesystem(one, entry, _tree(one, layout, images, installation))
+        if firmware:
+            _make_variables(firmware, installation)
     log.info("disk made path=%s bytes=%d", output, table.disk_sectors * table.sector_size)
     return table
 
@@ -102,7 +138,7 @@ def _check_name(output: Path, *, replace: bool) -> None:
 
 
 def _check_images(layout: DiskLayout, images: Mapping[str, Path]) -> None:
-    parts = {one.part for one in layout.partitions if one.role is Role.SLOT_A}
+    parts = set(layout.parts)
     if images and set(images) != parts:
         raise LayoutInvalidError(
             f"images are given for {', '.join(sorted(images))}; slot a consists of "
@@ -138,15 +174,94 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _region(draft: Path, table: Table, entry: Entry) -> Region:
-    return Region(
-        path=draft,
-        offset=entry.first_lba * table.sector_size,
-        size=entry.sectors * table.sector_size,
-        partuuid=str(entry.part_guid),
-        label=entry.name,
-        number=entry.number,
-    )
+def _installation(
+    loader: Loader | None, layout: DiskLayout, table: Table, draft: Path, *, installed: bool
+) -> Installation:
+    if loader is None:
+        return Installation()
+    with tempfile.TemporaryDirectory(dir=draft.parent, prefix=".loader-") as stage:
+        return loader.prepare(
+            Job(layout=layout, table=table, installed=installed, stage=Path(stage))
+        )
+
+
+def _make_variables(firmware: FirmwareFile, installation: Installation) -> None:
+    template = read_program(firmware.template, efi.TEMPLATE_PACKAGE)
+    try:
+        flash = with_variables(template, installation.firmware)
+    except EfiStoreInvalidError as error:
+        raise EfiStoreInvalidError(f"{firmware.template} {error}") from error
+    with _draft(firmware.output, len(flash)) as draft:
+        draft.write_bytes(flash)
+
+
+def _tree(
+    one: Partition, layout: DiskLayout, images: Mapping[str, Path], installation: Installation
+) -> dict[str, Node]:
+    """Return what the file system of a partition shall hold."""
+    tree = tree_of(one.contents) if one.contents else {}
+    if one is not layout.esp:
+        return tree
+    mine = {name: Node(content=data) for name, data in installation.files.items()}
+    sizes = 0
+    for file in layout.files:
+        # The folder of what is to come; a node makes files there, and need not know how.
+        mine |= {str(PurePosixPath(name).parent): Node(mode=0o755) for name in file.names.values()}
+        if file.part in images:
+            image = images[file.part]
+            mine[file.names[Role.SLOT_A]] = Node(content=image)
+            sizes += _size_of(image)
+    taken = {name.lower() for name in tree}
+    files = (name for name, node in mine.items() if node.content is not None)
+    twice = sorted(name for name in files if name.lower() in taken)
+    if twice:
+        raise LayoutInvalidError(
+            f"{one.contents} holds {twice[0]}, which the boot loader or a slot has there"
+        )
+    needed = 2 * sizes + sum(len(data) for data in installation.files.values())
+    if one.size_bytes and needed > one.size_bytes:
+        raise DeviceTooSmallError(
+            f"partition {one.label} has {one.size_bytes} bytes; the boot files of both slots and "
+            f"the loader need {needed}"
+        )
+    return tree | mine
+
+
+def _size_of(image: Path) -> int:
+    try:
+        return image.stat().st_size
+    except OSError as error:
+        raise DeviceReadError.because(image, 0, error) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Work:
+    """A draft on which file systems are made."""
+
+    draft: Path
+    layout: DiskLayout
+    table: Table
+    new_guid: Callable[[str], uuid.UUID]
+
+    def region(self, entry: Entry) -> Region:
+        """Return the bytes of a partition."""
+        return Region(
+            path=self.draft,
+            offset=entry.first_lba * self.table.sector_size,
+            size=entry.sectors * self.table.sector_size,
+            partuuid=str(entry.part_guid),
+            label=entry.name,
+            number=entry.number,
+        )
+
+    def make_filesystem(self, one: Partition, entry: Entry, tree: Mapping[str, Node]) -> None:
+        """Make a file system in a file of its own, and copy it in."""
+        region = self.region(entry)
+        identity = self.new_guid(f"filesystem/{one.label}")
+        with tempfile.TemporaryDirectory(dir=self.draft.parent, prefix=".mkfs-") as folder:
+            file = Path(folder) / "filesystem"
+            make_filesystem(one, region.size, self.layout, tree, file, identity)
+            _copy_in(file, region)
 
 
 def _copy_in(source: Path, region: Region) -> None:
@@ -180,60 +295,3 @@ def _data_of(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:
         if data.count(0) != len(data):
             yield at, data
         at += len(data)
-
-
-def _make_filesystem(
-    one: Partition, region: Region, layout: DiskLayout, *, identity: uuid.UUID
-) -> None:
-    command = _COMMANDS[one.filesystem](one, layout, identity)
-    tool = shutil.which(command[0], path=f"{os.environ.get('PATH', '')}:{SYSTEM_FOLDERS}")
-    if tool is None:
-        raise ToolMissingError(
-            f"{command[0]} is not installed; partition {one.label} shall have "
-            f"{one.filesystem.value}"
-        )
-    with tempfile.TemporaryDirectory(dir=region.path.parent, prefix=".mkfs-") as folder:
-        file = Path(folder) / "filesystem"
-        with file.open("wb") as fresh:
-            fresh.truncate(region.size)
-        _run([tool, *command[1:], str(file)], seeded=bool(layout.seed))
-        _copy_in(file, region)
-
-
-def _vfat(one: Partition, layout: DiskLayout, identity: uuid.UUID) -> list[str]:
-    label = one.label.upper()[:_VFAT_LABEL_MAX]
-    volume = f"{identity.int & 0xFFFF_FFFF:08x}"
-    steady = ["--invariant"] if layout.seed else []
-    return ["mkfs.vfat", *steady, "-S", str(layout.sector_size), "-i", volume, "-n", label]
-
-
-def _ext4(one: Partition, layout: DiskLayout, identity: uuid.UUID) -> list[str]:
-    label = one.label.encode()[:_EXT4_LABEL_MAX].decode(errors="ignore")
-    block = ["-b", "4096"] if layout.sector_size == 4096 else []
-    extended = f"hash_seed={identity},lazy_itable_init=1,lazy_journal_init=1"
-    return ["mkfs.ext4", "-q", "-F", *block, "-L", label, "-U", str(identity), "-E", extended]
-
-
-_COMMANDS: Final[Mapping[Filesystem, Callable[[Partition, DiskLayout, uuid.UUID], list[str]]]] = {
-    Filesystem.VFAT: _vfat,
-    Filesystem.EXT4: _ext4,
-}
-
-
-def _run(command: list[str], *, seeded: bool) -> None:
-    steady = {"SOURCE_DATE_EPOCH": _EPOCH, "E2FSPROGS_FAKE_TIME": _EPOCH} if seeded else {}
-    try:
-        done = subprocess.run(
-            command,
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TOOL_TIMEOUT_S,
-            env={**os.environ, "LC_ALL": "C", **steady},
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolFailedError(f"{command[0]} could not be run: {error}") from error
-    if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())[-300:]
-        raise ToolFailedError(f"{command[0]} ended with status {done.returncode}: {words}")

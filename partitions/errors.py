@@ -20,7 +20,8 @@
     │   ├── UbootConfigError · UbootInvalidError · UbootCrowdedError · UbootNotAtomicError
     │   └── CustomCommandError · CustomRefusedError · BootControlUnknownError
     └── DiskImageError        making a disk file
-        └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
+        ├── LayoutInvalidError · ContentsInvalidError · EfiStoreInvalidError · DiskExistsError
+        └── ToolMissingError · ToolFailedError
 
 Each class owns a stable code, a hint and an exit status. Broken invariants (a negative offset, a
 layout that names the same thing twice in code) are not here: they crash, loudly.
@@ -354,6 +355,22 @@ class LayoutInvalidError(DiskImageError):
     exit_status = EXIT_USAGE
 
 
+class ContentsInvalidError(DiskImageError):
+    """A file system cannot hold what is meant to be copied into it."""
+
+    code = "contents-invalid"
+    hint = "Folders, files and (not for vfat) symbolic links, with plain names, can be copied."
+    exit_status = EXIT_USAGE
+
+
+class EfiStoreInvalidError(DiskImageError):
+    """The file of a virtual machine's EFI variables cannot take the boot entries."""
+
+    code = "efi-store-invalid"
+    hint = "Start from a fresh template of EDK2, such as OVMF_VARS_4M.fd of Debian's ovmf."
+    exit_status = EXIT_USAGE
+
+
 class DiskExistsError(DiskImageError):
     """The file to be made is there already."""
 
@@ -363,14 +380,14 @@ class DiskExistsError(DiskImageError):
 
 
 class ToolMissingError(DiskImageError):
-    """A program that makes a file system is not installed."""
+    """A program or file that makes a file system or a boot loader is not installed."""
 
     code = "tool-missing"
-    hint = "Install it (Debian: dosfstools for vfat, e2fsprogs for ext4)."
+    hint = "Install it; the section A disk layout of partitions/README.md names the packages."
 
 
 class ToolFailedError(DiskImageError):
-    """A program that makes a file system ended with an error."""
+    """A program that makes a file system or a boot loader ended with an error."""
 
     code = "tool-failed"
     hint = "Its own words are in the message; check size and free space."

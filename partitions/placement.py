@@ -13,14 +13,26 @@ from typing import Final
 from partitions import gpt
 from partitions.attributes import BootBits
 from partitions.errors import GptEntryError, LayoutInvalidError
-from partitions.layout import DiskLayout, Role
+from partitions.firmware import USR_TYPE
+from partitions.layout import DiskLayout, Partition, Role
 
 _ARRAY_BYTES: Final = gpt.ENTRY_COUNT * gpt.ENTRY_BYTES
+ESP_TYPE: Final = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
+BIOS_BOOT_TYPE: Final = uuid.UUID("21686148-6449-6e6f-744e-656564454649")
+LINUX_TYPE: Final = uuid.UUID("0fc63daf-8483-4772-8e79-3d69d8477de4")
+_TYPES: Final = {Role.ESP: ESP_TYPE, Role.BIOS_BOOT: BIOS_BOOT_TYPE}
+LEGACY_BOOTABLE: Final = 1 << 2  # attribute bit 2: where BIOS-like loaders look for a script
+
 _MINE: Final = uuid.UUID("6d7f2b0c-5f0e-5d0a-9d5b-3f6d7f0b1a52")  # name space of seeded GUIDs
 
 
 def plan(
-    layout: DiskLayout, *, confirmed_a: bool, new_guid: Callable[[str], uuid.UUID]
+    layout: DiskLayout,
+    *,
+    confirmed_a: bool,
+    new_guid: Callable[[str], uuid.UUID],
+    boot_bits: bool = True,
+    bootable_esp: bool = False,
 ) -> gpt.Table:
     """Give each partition its place.
 
@@ -28,6 +40,9 @@ def plan(
         layout: what shall be.
         confirmed_a: whether slot A holds a system: then its bits are (1, 0, 1), else (0, 0, 0).
         new_guid: makes the GUID of a thing that has none, by its name.
+        boot_bits: whether the loader keeps its memory in the table; if not, no partition of the
+            slots gets bits, nor by default the type that such a loader looks for.
+        bootable_esp: whether the ESP is marked legacy BIOS bootable.
 
     Raises:
         LayoutInvalidError: the partitions do not fit the disk.
@@ -41,13 +56,15 @@ def plan(
     for number, (one, place) in enumerate(zip(layout.partitions, _places(layout), strict=True), 1):
         entry = gpt.new_entry(
             number,
-            type_guid=one.type_guid,
+            type_guid=one.type_guid or _type_of(one, boot_bits=boot_bits),
             part_guid=one.partuuid or new_guid(f"partition/{one.label}"),
             first_lba=place.start // layout.sector_size,
             last_lba=place.stop // layout.sector_size - 1,
             name=one.label,
         )
-        if confirmed_a and one.carrier and one.role is Role.SLOT_A:
+        if bootable_esp and one.role is Role.ESP:
+            entry = entry.with_attributes(LEGACY_BOOTABLE)
+        if boot_bits and confirmed_a and one.carrier and one.role is Role.SLOT_A:
             proven = BootBits(priority=1, successful=True)
             entry = entry.with_attributes(proven.within(0))
         entries.append(entry)
@@ -59,6 +76,11 @@ def plan(
             f"the partitions do not fit a disk of {_disk_bytes(layout)} bytes: {error}"
         ) from error
     return table
+
+
+def _type_of(one: Partition, *, boot_bits: bool) -> uuid.UUID:
+    # One partition of a slot carries its boot bits; loaders look for it by this type.
+    return USR_TYPE if boot_bits and one.carrier else _TYPES.get(one.role, LINUX_TYPE)
 
 
 def _places(layout: DiskLayout) -> list[range]:

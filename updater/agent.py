@@ -33,6 +33,9 @@ class View:
         booted_confirmed: whether the loader has the booted slot as good already.
         health_interval: pause between two looks at the health.
         last_examined: uptime when this process last looked at the health.
+        healthy_since: uptime at the first of the looks in a row, up to the last one, that found
+            the system healthy; None when the last one did not. A new process begins anew.
+        steady: how long a trial must stay healthy before it is confirmed.
         return_retry_at: uptime at which returning the permit is tried again after it failed.
         reboot_retry_at: uptime at which a reboot that did not happen is ordered again.
     """
@@ -49,6 +52,8 @@ class View:
     booted_confirmed: bool
     health_interval: timedelta
     last_examined: timedelta | None = None
+    healthy_since: timedelta | None = None
+    steady: timedelta = timedelta()
     return_retry_at: timedelta | None = None
     reboot_retry_at: timedelta | None = None
 
@@ -89,7 +94,7 @@ class Examine:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Finish a confirmation that was cut short after the loader had been told."""
+    """End the trial well, or finish a confirmation that was cut short."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +200,25 @@ def _in_trial(view: View, now: datetime) -> Action:
     """Give health its time, then go back if there is anything to go back to.
 
     Nothing is judged unseen: this process looks at the health at least once, however late it
-    is. A trial that nobody ordered (memory lost) has no end.
+    is. Healthy looks in a row that are under way at the deadline may go on: they end by the
+    steady time, or by the first look that fails. A trial that nobody ordered (memory lost) has
+    no end.
     """
-    if view.booted_confirmed:
+    if view.booted_confirmed or _is_steady(view):
         return Confirm()
     ordered = view.node.update is not None
-    late = view.uptime >= view.trial_deadline and view.last_examined is not None
+    unwell = view.last_examined is not None and view.healthy_since is None
+    late = view.uptime >= view.trial_deadline and unwell
     if ordered and view.can_fall_back and late:
         return FallBack()
     return _examine_or_pause(view, now)
+
+
+def _is_steady(view: View) -> bool:
+    """Tell whether looks in a row, the last one included, found it healthy for long enough."""
+    if view.healthy_since is None or view.last_examined is None:
+        return False
+    return view.last_examined - view.healthy_since >= view.steady
 
 
 def _examine_or_pause(view: View, now: datetime) -> Action:

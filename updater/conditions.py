@@ -59,8 +59,27 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
         ),
         "booted-confirmed": Condition("The booted slot has proven healthy."),
         "trial-fell-back": Condition(
-            "The new slot did not come up or did not hold, and the loader went back.",
-            "Look at the console or the journal of that boot.",
+            "The new slot was not booted, though the loader could have: somebody chose otherwise.",
+            "Look at the boot menu and the boot order; `bascule update --force` tries again.",
+        ),
+        "trial-boot-failed": Condition(
+            "The new slot was booted and never came as far as its service: a panic, a hang, or a "
+            "damaged image; or that service could not write anything.",
+            "Look at the console of that boot; the hint names what the kernel left in pstore.",
+        ),
+        "trial-guarded": Condition(
+            "The new slot's service never came up, or did not end the trial in time, and the guard "
+            "(`bascule-guard.timer`) ordered the reboot.",
+            "Look at `journalctl -u bascule` of that boot.",
+        ),
+        "trial-reset": Condition(
+            "The new slot came up and ended before it was judged, without an orderly shutdown: a "
+            "crash of the kernel, a watchdog, or a loss of power.",
+            "Look at the console of that boot; `bascule update --force` tries again.",
+        ),
+        "trial-shut-down": Condition(
+            "People shut the machine down during the trial more often than is given back.",
+            "`bascule update --force` tries again; leave it up until it is confirmed.",
         ),
         "trial-unhealthy": Condition(
             "A health check still failed when the time of the trial was over.",
@@ -74,6 +93,10 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "A person took the version back.", "`bascule update --force` takes it all the same."
         ),
         "health-pending": Condition("The health is looked at again in a moment."),
+        "health-steady": Condition(
+            "The trial is healthy; it is confirmed once it was so for `health.steady_secs`.",
+            "Nothing; `bascule confirm` does not wait.",
+        ),
         "health-failing": Condition(
             "A health check fails; at the end of its time a trial goes back.",
             "Look at the named check; `bascule confirm` if the system is good.",

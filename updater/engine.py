@@ -37,6 +37,7 @@ class Engine:
         node: the collaborators.
         last_verdict: the last look at the health in this boot.
         last_examined: the uptime at that look.
+        healthy_since: the uptime at the first of the healthy looks in a row, up to the last one.
         return_retry_at: the uptime at which returning the permit is tried again after it failed.
         reboot_since: the uptime at which the reboot was first ordered by this process.
         reboot_retry_at: the uptime at which a reboot that did not happen is ordered again.
@@ -45,6 +46,7 @@ class Engine:
     node: Node
     last_verdict: HealthVerdict | None = None
     last_examined: timedelta | None = None
+    healthy_since: timedelta | None = None
     return_retry_at: timedelta | None = None
     reboot_since: timedelta | None = None
     reboot_retry_at: timedelta | None = None
@@ -101,6 +103,8 @@ class Engine:
             booted_confirmed=trial and node.loader.read().slots[boot.slot].confirmed,
             health_interval=timedelta(seconds=health.interval_secs),
             last_examined=self.last_examined,
+            healthy_since=self.healthy_since,
+            steady=timedelta(seconds=health.steady_secs),
             return_retry_at=self.return_retry_at,
             reboot_retry_at=self.reboot_retry_at,
         )
@@ -182,13 +186,22 @@ class Engine:
         rebooting.confirm(self.node, memory)
 
     def _examine(self, memory: NodeState) -> None:
+        healthy = False
         try:
             _, self.last_verdict = rebooting.look_at_health(self.node, memory)
+            healthy = self.last_verdict.healthy
         finally:  # a look that fails, on a full disk for example, is one too: a trial must end
             self.last_examined = self.node.machine.uptime()
+            since = self.healthy_since if self.healthy_since is not None else self.last_examined
+            self.healthy_since = since if healthy else None
 
-    def _fall_back(self, memory: NodeState) -> None:
+    def _fall_back(self, memory: NodeState) -> agent.Wait | None:
+        """Go back, unless a shutdown is under way: what fails now may fail because of that."""
+        if self.node.machine.is_stopping():
+            until = self.node.clock() + PERMIT_PAUSE
+            return agent.Wait(until=until, code="rebooting", sentence="the machine shuts down")
         rebooting.fall_back(self.node, memory, self.last_verdict)
+        return None
 
     def _return_permit(self, memory: NodeState) -> None:
         self.return_retry_at = self.node.machine.uptime() + PERMIT_PAUSE

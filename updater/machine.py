@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -122,6 +122,9 @@ class Machine(Protocol):
     def identity(self) -> Identity:
         """Tell who this node is."""
 
+    def image_file(self, slot: Slot) -> bytes:
+        """Read the file of a slot's image that has its facts; raises `ImageFactsError`."""
+
     def image_facts(self, slot: Slot) -> ImageFacts:
         """Read the facts out of a slot's image; raises `ImageFactsError` when there are none."""
 
@@ -133,6 +136,9 @@ class Machine(Protocol):
 
         So nothing is written into the empty mount point of the loader's partition.
         """
+
+    def kernel_logs(self, since: datetime) -> Sequence[str]:
+        """Tell where the kernel's last words of boots that crashed since then are kept."""
 
     def inhibitors(self) -> Sequence[Inhibitor]:
         """Tell who asked that the machine not be shut down and the like, the present moment's."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import socket
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,9 @@ from updater.slot_files import file_systems_first, read_file
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 REBOOT_TIMEOUT_SECS: Final = 90.0
 STATE_TIMEOUT_SECS: Final = 5.0
+KERNEL_LOG_FOLDERS: Final = ("var/lib/systemd/pstore", "sys/fs/pstore")
+KERNEL_LOGS_LOOKED_AT: Final = 200
+KERNEL_LOGS_NAMED: Final = 2
 
 
 class LinuxMachine(Machine):
@@ -105,12 +110,14 @@ class LinuxMachine(Machine):
         return Identity(machine_id=machine_id, host=self._alias or socket.gethostname())
 
     @override
-    def image_facts(self, slot: Slot) -> ImageFacts:
+    def image_file(self, slot: Slot) -> bytes:
         if slot is self.boot().slot:
-            content = _read_bounded(self._root / IMAGE_FACTS_PATH[1:], IMAGE_FACTS_MAX_BYTES)
-        else:
-            content = self._read_unmounted(slot)
-        return parse_image_facts(content)
+            return _read_bounded(self._root / IMAGE_FACTS_PATH[1:], IMAGE_FACTS_MAX_BYTES)
+        return self._read_unmounted(slot)
+
+    @override
+    def image_facts(self, slot: Slot) -> ImageFacts:
+        return parse_image_facts(self.image_file(slot))
 
     @override
     def trusted_root(self) -> bytes:
@@ -133,6 +140,20 @@ class LinuxMachine(Machine):
     @property
     def _system_folders(self) -> Sequence[Path]:
         return (self._root, self._root / "usr")
+
+    @override
+    def kernel_logs(self, since: datetime) -> Sequence[str]:
+        """Look where pstore has them, and where systemd-pstore.service moves them to."""
+        found: list[tuple[float, str]] = []
+        for folder in KERNEL_LOG_FOLDERS:
+            with contextlib.suppress(OSError):
+                for path in itertools.islice(
+                    (self._root / folder).iterdir(), KERNEL_LOGS_LOOKED_AT
+                ):
+                    changed = path.stat().st_mtime
+                    if changed >= since.timestamp():
+                        found.append((changed, f"/{folder}/{path.name}"))
+        return [path for _, path in sorted(found, reverse=True)[:KERNEL_LOGS_NAMED]]
 
     @override
     def inhibitors(self) -> Sequence[Inhibitor]:

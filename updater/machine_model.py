@@ -20,7 +20,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -93,9 +93,12 @@ class ModelMachine(Machine):
         return self._identity
 
     @override
+    def image_file(self, slot: Slot) -> bytes:
+        return self._read(slot, IMAGE_FACTS_PATH, IMAGE_FACTS_MAX_BYTES)
+
+    @override
     def image_facts(self, slot: Slot) -> ImageFacts:
-        content = self._read(slot, IMAGE_FACTS_PATH, IMAGE_FACTS_MAX_BYTES)
-        return parse_image_facts(content)
+        return parse_image_facts(self.image_file(slot))
 
     @override
     def trusted_root(self) -> bytes:
@@ -104,6 +107,10 @@ class ModelMachine(Machine):
     @override
     def apart(self) -> Sequence[tuple[Path, Path]]:
         return ()  # the model stands on a file of somebody else's system
+
+    @override
+    def kernel_logs(self, since: datetime) -> Sequence[str]:
+        return ()
 
     @override
     def inhibitors(self) -> Sequence[Inhibitor]:

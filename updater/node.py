@@ -23,6 +23,7 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
+from updater.causes import Evidence
 from updater.errors import EngineBusyError, StateError, WindowInvalidError
 from updater.gates import (
     Gate,
@@ -34,18 +35,20 @@ from updater.gates import (
     examine,
     first_closed,
 )
+from updater.guard import note_confirmed, note_until, patience
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
 from updater.rooms import AnyRoomError
 from updater.state import Failure, NodeState, Report, Store
+from updater.trial_marker import TrialMarker
 
 if TYPE_CHECKING:
     import requests
 
     from images.release import ImageFacts
     from partitions.boot import Choice
-    from partitions.boot.control import BootControl
+    from partitions.boot.control import BootControl, BootState
     from updater.machine import Boot, Machine
     from updater.permit.contract import PermitKeeper
     from updater.settings import Settings
@@ -151,6 +154,17 @@ class Node:
             self.store.write_state(after)
         return after
 
+    def arm(self, slot: Slot) -> None:
+        """Make `slot` the target, on trial; its guard is told first.
+
+        Raises:
+            AnyRoomError: the marker, or the loader's memory, cannot be written.
+        """
+        tries = self.trial_tries
+        image = self.machine.image_file(self.boot().slot)
+        self.store.write_marker(TrialMarker(reboots_left=tries, image=image))
+        self.loader.arm(slot, tries=tries)
+
     def report(self, report: Report) -> None:
         """Queue an event for the server; telling it is somebody else's work."""
         if self.steering is not None:
@@ -255,14 +269,19 @@ class Node:
         node = self.store.read_state()
         if node.boot_id == self.boot().boot_id and node.writer == _writer():
             return node
-        found = recover(node, self.boot(), self.loader.read(), self.clock())
+        loader = self.loader.read()
+        found = recover(node, self.boot(), loader, self.clock(), self._evidence(node))
         after = msgspec.structs.replace(found.node, writer=_writer())
         if found.fallen_back is not None:
             update, failure = found.fallen_back
             self.store.deny(update.version, failure)
             log.error("update did not hold version=%s code=%s", update.version, failure.code)
             self.store.remember(
-                self.clock(), "fell back", version=update.version, code=failure.code
+                self.clock(),
+                "fell back",
+                version=update.version,
+                code=failure.code,
+                sentence=failure.sentence,
             )
             self.report(
                 Report(
@@ -277,6 +296,7 @@ class Node:
                 )
             )
         self._keep_recovered(after)
+        self._tell_guard(after, loader)
         if after.state is not node.state:
             log.info(
                 "state recovered from=%s to=%s by=%s",
@@ -285,6 +305,41 @@ class Node:
                 found.event.value,
             )
         return after
+
+    def _evidence(self, node: NodeState) -> Evidence:
+        """Gather what a trial may have left behind; what cannot be read tells nothing."""
+        update = node.update
+        if update is None or node.boot_id == self.boot().boot_id:
+            return Evidence()
+        marker, denied = None, None
+        try:
+            marker = self.store.read_marker()
+            denied = self.store.read_denied().get(update.version)
+        except StateError as error:
+            log.warning("evidence of a trial cannot be read why=%s", error)
+        return Evidence(
+            guarded_in=marker.guarded_in if marker is not None else "",
+            denied=denied,
+            kernel_logs=self.machine.kernel_logs(update.began),
+        )
+
+    def _tell_guard(self, after: NodeState, loader: BootState) -> None:
+        """Let the guard of trials know where this boot stands.
+
+        It must not end a trial that has nothing to go back to, or that nobody ordered.
+        """
+        booted = self.boot().slot
+        run_folder = Path(self.settings.node.run_folder)
+        if loader.slots[booted].confirmed:
+            note_confirmed(run_folder)
+        guarded = after.update is not None and loader.slots[booted.other].armed
+        if after.state is State.TRIAL and guarded:
+            note_until(run_folder, patience(self.settings.health, self.machine.uptime()))
+        elif after.state in {State.IDLE, State.CHECKING, State.TRIAL}:
+            try:
+                self.store.drop_marker()
+            except StateError as error:
+                log.warning("marker of the trial stays why=%s", error)
 
     def _keep_recovered(self, after: NodeState) -> None:
         """Write what was found; a trial goes on without, as it must end whatever fails."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -16,6 +17,7 @@ from updater.errors import (
     StateError,
     UpdaterError,
 )
+from updater.guard import note_confirmed
 from updater.health import HealthVerdict, examine
 from updater.lifecycle import Event, State
 from updater.permit.contract import Permit, Waiting
@@ -119,9 +121,14 @@ def give_try_back(node: Node, memory: NodeState) -> NodeState:
     update = memory.update
     if memory.state is not State.TRIAL or update is None:
         return memory
+    boot = node.boot()
+    marker = node.store.read_marker()
+    if marker is not None and marker.guarded_in == boot.boot_id:
+        return memory  # not a person: the guard ends this trial
+    update = msgspec.structs.replace(update, shut_down_in=boot.boot_id)
     if update.tries_given_back >= TRIES_GIVEN_BACK_MAX:
-        return memory
-    slot = node.boot().slot
+        return node.keep(memory, update=update)
+    slot = boot.slot
     left = node.loader.read().slots[slot].tries_left
     given = update.tries_given_back + 1
     memory = node.keep(memory, update=msgspec.structs.replace(update, tries_given_back=given))
@@ -163,7 +170,10 @@ def require_armed(memory: NodeState) -> None:
 
 
 def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerdict]:
-    """Run the health checks; a healthy trial is confirmed."""
+    """Look once at the health; a trial that has to stay healthy for a while says so.
+
+    A good look lasts: what it notes on the way is for people and may be lost on a full disk.
+    """
     boot = node.boot()
     verdict = _examine(node, boot.slot)
     if not verdict.healthy:
@@ -171,9 +181,21 @@ def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerd
         changes = {"waiting_code": "health-failing", "waiting_sentence": verdict.sentence}
         return node.keep(memory, **changes), verdict
     if memory.state is State.TRIAL:
-        return confirm(node, memory), verdict
+        return _note_steady(node, memory), verdict
     changes = {"healthy_boot": boot.boot_id, "waiting_code": "", "waiting_sentence": ""}
     return node.keep(memory, **changes), verdict
+
+
+def _note_steady(node: Node, memory: NodeState) -> NodeState:
+    secs = node.settings.health.steady_secs
+    if not secs:
+        return memory
+    sentence = f"the system is healthy and is confirmed once it has been so for {secs:g} s"
+    try:
+        return node.keep(memory, waiting_code="health-steady", waiting_sentence=sentence)
+    except StateError as error:
+        log.warning("health is not noted why=%s", error)
+        return memory
 
 
 def _examine(node: Node, slot: Slot) -> HealthVerdict:
@@ -183,7 +205,7 @@ def _examine(node: Node, slot: Slot) -> HealthVerdict:
     except ROOM_ERRORS as error:
         return HealthVerdict(failed=error.code, sentence=str(error))
     facts = {"BASCULE_SLOT": slot.value, "BASCULE_VERSION": running.version}
-    return examine(node.settings.health.checks, facts=facts, beat=node.beat)
+    return examine(node.settings.health, facts=facts, beat=node.beat)
 
 
 def confirm(node: Node, memory: NodeState) -> NodeState:
@@ -200,6 +222,8 @@ def confirm(node: Node, memory: NodeState) -> NodeState:
     running = node.running()
     boot = node.boot()
     node.loader.confirm(boot.slot)
+    note_confirmed(Path(node.settings.node.run_folder))
+    node.store.drop_marker()
     node.store.raise_floor(running.rollback_index)
     node.store.allow(running.version)
     update = memory.update
@@ -252,7 +276,7 @@ def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeS
         node.loader.reject(boot.slot)
         node.machine.reboot()
         raise
-    node.store.remember(node.clock(), "trial failed", version=version, code=code)
+    node.store.remember(node.clock(), "trial failed", version=version, code=code, sentence=sentence)
     log.error("trial failed version=%s code=%s why=%s", version, code, sentence)
     event = Event.UNHEALTHY if why is not None else Event.TOO_LATE
     node.loader.reject(boot.slot)
@@ -329,7 +353,7 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
     node.store.remember(node.clock(), "rollback", version=facts.version)
     # The memory first: after a cut in between nothing boots that nobody remembers.
     memory = node.advance(memory, Event.ROLLBACK_ORDERED, update=update, reboot_ordered=False)
-    node.loader.arm(other, tries=node.trial_tries)
+    node.arm(other)
     return memory
 
 
@@ -363,6 +387,7 @@ def _cancel(node: Node, memory: NodeState, *, denies: bool = True) -> NodeState:
         node.store.allow(update.previous_version)
     else:
         node.loader.disarm(booted.other)
+    node.store.drop_marker()
     node.store.drop_journal()
     node.progress.clear()
     server = node.settings.server

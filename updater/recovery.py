@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from updater.causes import Evidence, cause_of
 from updater.lifecycle import Event, State, step
 from updater.state import Failure, NodeState, Update
 
 if TYPE_CHECKING:
     from partitions.boot.control import BootState
-    from partitions.slots import Slot
     from updater.machine import Boot
 
 # In these a boot may come up in a slot that no update names.
@@ -41,7 +41,13 @@ class Recovery:
     fallen_back: tuple[Update, Failure] | None = None
 
 
-def recover(node: NodeState, boot: Boot, loader: BootState, now: datetime) -> Recovery:
+def recover(
+    node: NodeState,
+    boot: Boot,
+    loader: BootState,
+    now: datetime,
+    evidence: Evidence = Evidence(),  # noqa: B008  # frozen, and there is none most of the time
+) -> Recovery:
     """Return where the node stands now.
 
     Args:
@@ -49,6 +55,7 @@ def recover(node: NodeState, boot: Boot, loader: BootState, now: datetime) -> Re
         boot: the present boot.
         loader: what the boot loader's memory says.
         now: the time.
+        evidence: what else a failed trial left behind.
     """
     event = _event(node, boot, loader)
     changes: dict[str, object] = {"state": step(node.state, event), "boot_id": boot.boot_id}
@@ -56,10 +63,10 @@ def recover(node: NodeState, boot: Boot, loader: BootState, now: datetime) -> Re
         changes |= {"reboot_ordered": False, "waiting_code": "", "waiting_sentence": ""}
     if node.boot_id != boot.boot_id:
         changes |= {"healthy_boot": ""}
-    changes |= {"update": _carried_on(node, event)}
+    changes |= {"update": _carried_on(node, event, evidence)}
     fallen_back: tuple[Update, Failure] | None = None
     if event is Event.BOOTED_OLD and _was_chosen(node) and node.update is not None:
-        failure = _why(node, node.update, boot.slot, now)
+        failure = cause_of(node, node.update, loader, evidence, now=now)
         changes |= {"last_failure": failure}
         fallen_back = (node.update, failure)
     after = msgspec.structs.replace(node, **changes)
@@ -115,28 +122,14 @@ def _was_chosen(node: NodeState) -> bool:
     return node.state in _CHOSEN
 
 
-def _carried_on(node: NodeState, event: Event) -> Update | None:
+def _carried_on(node: NodeState, event: Event, evidence: Evidence) -> Update | None:
     """Return the update that the memory goes on with: nothing is being withdrawn any more."""
     update = node.update
     ended = event is Event.BOOTED_OLD and node.state in _CHOSEN
     if update is None or ended or event is Event.CANCELLED:
         return None
-    tries_used = update.tries_used + (event is Event.BOOTED_NEW)
-    return msgspec.structs.replace(update, tries_used=tries_used, withdrawn=False)
-
-
-def _why(node: NodeState, update: Update, booted: Slot, now: datetime) -> Failure:
-    """Keep the reason that the trial itself gave; else all we know is that it did not hold."""
-    known = node.last_failure
-    if known is not None and known.version == update.version and known.code.startswith("trial-"):
-        return known
-    return Failure(
-        code="trial-fell-back",
-        sentence=(
-            f"version {update.version} in slot {update.slot} did not come up or did not hold; "
-            f"the loader went back to slot {booted.value}"
-        ),
-        hint="Look at the console or the journal of that boot; a newer version is tried by itself.",
-        at=now,
-        version=update.version,
-    )
+    update = msgspec.structs.replace(update, withdrawn=False)
+    if event is not Event.BOOTED_NEW:
+        return update
+    tries_used = update.tries_used + 1
+    return msgspec.structs.replace(update, tries_used=tries_used, guarded_in=evidence.guarded_in)

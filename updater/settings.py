@@ -32,6 +32,14 @@ PartReference = Annotated[
     str, msgspec.Meta(pattern=r"^((PARTLABEL|PARTUUID)=[^\n]{1,72}|FILE=/[!-~]{1,239})\Z")
 ]
 
+# A unit's full name: no pattern, no option; systemd allows these characters and 255 of them.
+UnitName = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|device|swap|slice|scope|automount)\Z"
+    ),
+]
+
 TextFile = Annotated[str, msgspec.Meta(pattern=r"^(/[^\n]+\.prom)?\Z")]  # what node_exporter reads
 
 
@@ -161,7 +169,13 @@ class CheckSettings(_Section, frozen=True):
 class HealthSettings(_Section, frozen=True):
     """`[health]`: when a booted slot counts as good."""
 
+    units: Annotated[list[UnitName], msgspec.Meta(max_length=64)] = []
+    no_failed_units: bool = False
+    units_timeout_secs: Seconds = 10
+    ports: Annotated[list[str], msgspec.Meta(max_length=64)] = []
+    ports_timeout_secs: Annotated[float, msgspec.Meta(gt=0, le=60)] = 5
     checks: list[CheckSettings] = []
+    steady_secs: Annotated[float, msgspec.Meta(ge=0, le=31 * 86400)] = 0
     deadline_secs: Seconds = 300
     interval_secs: Seconds = 5
 
@@ -338,6 +352,7 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     if settings.updates.postinstall == "flatcar" and "usr" not in settings.slots.a:
         raise SettingsError(f"{where}: updates.postinstall is flatcar but [slots] have no part usr")
     _check_trust(settings, where)
+    _check_health(settings.health, where)
     for url in (settings.server.omaha_url, *settings.download.mirrors):
         if url and not re.match(r"https?://[^@\s]+$", url):
             raise SettingsError(
@@ -363,6 +378,22 @@ def _check_trust(settings: Settings, where: Path) -> None:
         raise SettingsError(
             f"{where}: trust.metadata_url {trust.metadata_url!r} is no http, https or "
             "file URL without user information"
+        )
+
+
+def _check_health(health: HealthSettings, where: Path) -> None:
+    """Refuse an address that cannot be connected to, and a trial that could never end well."""
+    from updater.health_ports import AddressError, read_address
+
+    for port in health.ports:
+        try:
+            read_address(port)
+        except AddressError as error:
+            raise SettingsError(f"{where}: health.ports: {port!r}: {error}") from error
+    if health.steady_secs >= health.deadline_secs:
+        raise SettingsError(
+            f"{where}: health.steady_secs is {health.steady_secs:g}, which leaves no room within "
+            f"health.deadline_secs ({health.deadline_secs:g})"
         )
 
 

@@ -9,6 +9,7 @@ an order not to reboot: as long as its file is there the node is held, readable 
     floor.json     the lowest rollback index this node still accepts
     denied.json    versions that failed here or that a person rolled back from
     hold.json      a person's order not to reboot; written without the engine's lock
+    trial          a trial to come or under way, for its guard: plain lines
     pin.json       a person's order to run one version and no other; likewise
     reports.json   events that the server has not been told yet (bounded); reports.lock guards it
     history.jsonl  what happened, newest last (bounded)
@@ -31,6 +32,7 @@ import msgspec
 from updater.durable import append_durably, replace_durably, sync_folder
 from updater.errors import StateError
 from updater.lifecycle import State
+from updater.trial_marker import TrialMarker, decode_marker
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
             somebody named them.
         tries_used: boots of the new slot so far.
         tries_given_back: clean shutdowns in the trial that were not counted.
+        shut_down_in: the last boot of the trial that ended by an orderly shutdown.
+        guarded_in: the last boot that the guard had ended when the present one began.
         rollback: a person chose the other slot; nothing is downloaded.
         forced: a person ordered it; a denied version may run.
         pinned: a person wants this version and no other.
@@ -92,6 +96,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     size: Count = 0
     tries_used: Count = 0
     tries_given_back: Count = 0
+    shut_down_in: str = ""
+    guarded_in: str = ""
     rollback: bool = False
     forced: bool = False
     pinned: bool = False
@@ -280,6 +286,22 @@ class Store:
         """Keep the order to run one version, or take it back."""
         self._write("pin.json", msgspec.json.encode(pin)) if pin else self._drop("pin.json")
 
+    def read_marker(self) -> TrialMarker | None:
+        """Return what the guard knows of a trial, None when there is none to guard."""
+        data = self._read_bytes("trial")
+        marker = decode_marker(data) if data is not None else None
+        if data is not None and marker is None:
+            log.warning("marker of the trial is damaged and taken as lost folder=%s", self._folder)
+        return marker
+
+    def write_marker(self, marker: TrialMarker) -> None:
+        """Let the guard know of a trial to come."""
+        self._write("trial", marker.encode())
+
+    def drop_marker(self) -> None:
+        """Leave the guard nothing to do."""
+        self._drop("trial")
+
     def read_floor(self) -> int:
         """Return the lowest rollback index still accepted, 0 when none is known."""
         return (self._read("floor.json", dict[str, int]) or {}).get("floor", 0)
@@ -375,19 +397,25 @@ class Store:
             replace_durably(path, b"\n".join(lines[-HISTORY_KEPT_LINES:]) + b"\n")
 
     def _read(self, name: str, kind: type[T]) -> T | None:
+        data = self._read_bytes(name)
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except _NONSENSE as error:
+            path = self._folder / name
+            log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
+            return None
+
+    def _read_bytes(self, name: str) -> bytes | None:
         path = self._folder / name
         try:
             with path.open("rb") as file:
-                data = file.read(STATE_MAX_BYTES + 1)
+                return file.read(STATE_MAX_BYTES + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StateError(f"{path} cannot be read: {error.strerror}") from error
-        try:
-            return msgspec.json.decode(data, type=kind)
-        except _NONSENSE as error:
-            log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
-            return None
 
     def _drop(self, name: str) -> None:
         path = self._folder / name

@@ -274,7 +274,7 @@ def _refreshed(node: Node) -> NodeState:
 
 def _arm(node: Node, memory: NodeState, verified: VerifiedSlot) -> NodeState:
     """Make the verified slot the target: the one step that changes what boots next."""
-    node.loader.arm(verified.slot, tries=node.trial_tries)
+    node.arm(verified.slot)
     record = SlotRecord(version=verified.version, rollback_index=verified.rollback_index)
     memory = node.advance(
         memory,

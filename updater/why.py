@@ -32,7 +32,7 @@ _NEXT = {
 # Steps that are taken again and again, by what their last try has left in the memory.
 _NOTED_BY: dict[type[agent.Action], str] = {
     agent.TakePermit: "permit-",
-    agent.Examine: "health-failing",
+    agent.Examine: "health-",
 }
 
 

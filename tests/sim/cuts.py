@@ -56,14 +56,15 @@ class FusedStore(Store):
         self._fuse = fuse
 
     @override
-    def drop_journal(self) -> None:
-        self._fuse.burn("drop journal")
-        super().drop_journal()
-
-    @override
     def _write(self, name: str, data: bytes) -> None:
         self._fuse.burn(f"write {name}")
         super()._write(name, data)
+
+    @override
+    def _drop(self, name: str) -> None:
+        if (self.folder / name).exists():
+            self._fuse.burn(f"drop {name}")
+        super()._drop(name)
 
 
 class FusedLoader(BootControl):

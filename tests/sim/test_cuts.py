@@ -90,6 +90,7 @@ def assert_rests_well(world: World, node: Node, where: str) -> str:
     assert loader.slots[booted].confirmed, where
     assert world.slot_bytes(booted) == world.image_bytes(version), where
     other = loader.slots[booted.other]
+    assert node.store.read_marker() is None, where  # the guard has nothing to do
     if other.armed:  # then it must be whole, too
         held = node.machine.image_facts(booted.other).version
         assert world.slot_bytes(booted.other) == world.image_bytes(held), where
@@ -105,6 +106,7 @@ class TestAnUpdate:
         due_now(world)
         cutter = Cutter(world, monkeypatch, life("rebooting"))
         assert {"disarm b", "arm b", "order the reboot"} <= set(cutter.steps)
+        assert cutter.steps.index("write trial") == cutter.steps.index("arm b") - 1
         for where, node in cutter.each_end(how):
             assert assert_rests_well(world, node, where) == "2.0.0", where
             assert node.store.read_denied() == {}, where
@@ -119,6 +121,7 @@ class TestAnUpdate:
         world.boot()
         cutter = Cutter(world, monkeypatch, life("idle"))
         confirmed_at = cutter.steps.index("confirm b")
+        assert cutter.steps[confirmed_at + 1] == "drop trial"
         for number, (where, node) in enumerate(cutter.each_end(how)):
             version = assert_rests_well(world, node, where)
             if how == KILL or number > confirmed_at:
@@ -141,10 +144,34 @@ class TestAnUpdate:
         world.boot()
         cutter = Cutter(world, monkeypatch, life("rebooting"))
         assert "reject b" in cutter.steps
-        for where, node in cutter.each_end(how):
+        denied_at = cutter.steps.index("write denied.json")
+        for number, (where, node) in enumerate(cutter.each_end(how)):
             assert assert_rests_well(world, node, where) == "1.0.0", where
             assert list(node.store.read_denied()) == ["2.0.0"], where
             assert not node.loader.read().slots[Slot.B].armed, where
+            judged = node.store.read_denied()["2.0.0"].code == "trial-unhealthy"
+            assert judged == (how == KILL or number > denied_at), where
+
+    def test_whose_machine_is_shut_down_in_its_trial(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, how: str
+    ) -> None:
+        world.release("2.0.0", rollback_index=2)
+        due_now(world)
+        run_until(Engine(node=world.node()), "rebooting")
+        with world.boot().locked():
+            pass  # a process notes the boot
+        cutter = Cutter(world, monkeypatch, verb(rebooting.give_try_back))
+        armed_at = cutter.steps.index("arm b")
+        for number, (where, node) in enumerate(cutter.each_end(how)):
+            version = assert_rests_well(world, node, where)
+            denied = [why.code for why in node.store.read_denied().values()]
+            if how == KILL:
+                assert (version, denied) == ("2.0.0", []), where
+            else:  # before it was given back: a loss of power in a trial, or just after
+                noted = number > cutter.steps.index("write state.json", 1)
+                code = "trial-shut-down" if noted else "trial-reset"
+                assert (version, denied) == ("1.0.0", [code]), where
+                assert number <= armed_at
 
     def test_that_is_replaced_by_a_newer_one(
         self, world: World, monkeypatch: pytest.MonkeyPatch, how: str

@@ -23,6 +23,7 @@ from tests.sim.payload_server import Manners
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import checking, rebooting, updating
+from updater.agent import Wait
 from updater.checking import ArmedAlreadyError, withdraw
 from updater.daemon import Daemon
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
@@ -267,6 +268,72 @@ class TestATrialThatIsLate:
         assert memory_of(world).state is State.IDLE
 
 
+class TestASteadyTime:
+    """A trial must stay healthy for so long; here its looks find what a marker says."""
+
+    @pytest.fixture
+    def steady(self, world: World) -> Engine:
+        """A node on trial in 2.0.0 that must be healthy for a minute, with an hour to show it."""
+        world.health = ["test", "-e", str(world.folder / "well")]
+        world.write_settings(deadline_secs="3600\nsteady_secs = 60")
+        return Engine(node=on_trial(world))
+
+    def look(self, world: World, engine: Engine, *, well: bool, after_secs: float) -> State:
+        """Let time pass and take steps until the engine waits; returns where the node stands."""
+        (world.folder / "well").touch() if well else (world.folder / "well").unlink(missing_ok=True)
+        let_time_pass(world, after_secs)
+        while not isinstance(engine.step(), Wait):
+            pass
+        return memory_of(world).state
+
+    def test_is_waited_for(self, world: World, steady: Engine) -> None:
+        assert self.look(world, steady, well=True, after_secs=10) is State.TRIAL
+        assert memory_of(world).waiting_code == "health-steady"
+        assert self.look(world, steady, well=True, after_secs=55) is State.TRIAL
+        assert not steady.node.loader.read().slots[Slot.B].confirmed
+        assert self.look(world, steady, well=True, after_secs=6) is State.IDLE
+        assert steady.node.loader.read().slots[Slot.B] == CONFIRMED
+        assert memory_of(world).waiting_code == ""
+
+    def test_begins_anew_with_each_look_that_fails(self, world: World, steady: Engine) -> None:
+        assert self.look(world, steady, well=True, after_secs=10) is State.TRIAL
+        assert self.look(world, steady, well=False, after_secs=59) is State.TRIAL
+        assert memory_of(world).waiting_code == "health-failing"
+        assert self.look(world, steady, well=True, after_secs=5) is State.TRIAL
+        assert self.look(world, steady, well=True, after_secs=59) is State.TRIAL
+        assert self.look(world, steady, well=True, after_secs=1) is State.IDLE
+
+    def test_begins_anew_with_each_process(
+        self, world: World, steady: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.look(world, steady, well=True, after_secs=10) is State.TRIAL
+        engine = Engine(node=new_process(world, monkeypatch))
+        assert self.look(world, engine, well=True, after_secs=59) is State.TRIAL
+        assert self.look(world, engine, well=True, after_secs=59) is State.TRIAL
+        assert self.look(world, engine, well=True, after_secs=1) is State.IDLE
+
+    def test_under_way_at_the_deadline_may_end_but_not_fail(
+        self, world: World, steady: Engine
+    ) -> None:
+        assert self.look(world, steady, well=True, after_secs=3590) is State.TRIAL
+        assert self.look(world, steady, well=True, after_secs=40) is State.TRIAL
+        assert self.look(world, steady, well=True, after_secs=20) is State.IDLE
+        assert steady.node.loader.read().slots[Slot.B] == CONFIRMED
+
+    def test_that_fails_after_the_deadline_ends_the_trial(
+        self, world: World, steady: Engine
+    ) -> None:
+        assert self.look(world, steady, well=True, after_secs=3590) is State.TRIAL
+        assert self.look(world, steady, well=False, after_secs=40) is State.REBOOTING
+        assert world.boot().boot().slot is Slot.A
+
+    def test_is_not_waited_for_by_a_person(self, world: World, steady: Engine) -> None:
+        assert self.look(world, steady, well=True, after_secs=10) is State.TRIAL
+        with steady.node.locked() as found:
+            rebooting.confirm(steady.node, found)
+        assert steady.node.loader.read().slots[Slot.B] == CONFIRMED
+
+
 class TestATrialThatNobodyJudged:
     def test_is_taken_for_failed_when_the_loader_went_back(self, world: World) -> None:
         """Power was cut or a watchdog bit before the node came up at all."""
@@ -275,7 +342,7 @@ class TestATrialThatNobodyJudged:
         assert node.boot().slot is Slot.A
         found = memory(node)
         assert (found.state, found.update) == (State.IDLE, None)
-        assert [why.code for why in node.store.read_denied().values()] == ["trial-fell-back"]
+        assert [why.code for why in node.store.read_denied().values()] == ["trial-boot-failed"]
 
     def test_is_taken_for_failed_when_it_was_rebooted_in_between(self, world: World) -> None:
         world.health = ["false"]
@@ -283,7 +350,7 @@ class TestATrialThatNobodyJudged:
         run_until(Engine(node=on_trial(world)), "health-pending")
         node = world.boot()
         assert memory(node).state is State.IDLE
-        assert [why.code for why in node.store.read_denied().values()] == ["trial-fell-back"]
+        assert [why.code for why in node.store.read_denied().values()] == ["trial-reset"]
 
     def test_has_as_many_boots_as_the_settings_give(self, world: World) -> None:
         world.write_settings(boot_control='"gptprio"', disk=f'"{world.disk}"\ntries = 3')
@@ -378,12 +445,15 @@ class TestAStateFolderThatFails:
         node = world.boot()
         assert node.boot().slot is Slot.A
         assert memory(node).state is State.IDLE
-        assert [why.code for why in node.store.read_denied().values()] == ["trial-fell-back"]
+        (why,) = node.store.read_denied().values()
+        assert why.code == "trial-boot-failed"
+        assert "could not write anything" in why.sentence
 
     def test_does_not_throw_out_a_good_system(self, world: World) -> None:
         engine = Engine(node=on_trial(world))
         let_time_pass(world)
         with read_only(world.folder / "state"):
+            engine.step()  # the look
             for _ in range(3):
                 with pytest.raises(StateError):
                     engine.step()

@@ -26,7 +26,12 @@ UNITS: Final = TREE / "usr/lib/systemd/system"
 PYTHON: Final = "/usr/bin/python3"
 EXPOSURE_MAX: Final = 1.8  # what it is; a unit that gives more away must say why
 FLAGS_UNCHECKED_HASH: Final = 1  # PEP 552: found by hash, never checked against a source
-OURS: Final = ("bascule.service", "bascule-confirm.service")
+OURS: Final = (
+    "bascule.service",
+    "bascule-confirm.service",
+    "bascule-guard.timer",
+    "bascule-guard.service",
+)
 
 pytestmark = pytest.mark.e2e
 needs_systemd = pytest.mark.skipif(
@@ -79,7 +84,7 @@ def test_every_file_of_the_tree_is_laid_out_readable_by_all(destdir: Path, file:
         return
     laid = destdir / name
     assert laid.read_bytes() == file.read_bytes()
-    is_program = name.parts[:2] == ("usr", "bin")
+    is_program = name.parts[:2] == ("usr", "bin") or name.parts[-1] == "guard"
     assert laid.stat().st_mode & 0o777 == (0o755 if is_program else 0o644)
 
 
@@ -139,13 +144,48 @@ def test_systemd_finds_no_fault_in_the_units(destdir: Path) -> None:
 
 
 @needs_systemd
-@pytest.mark.parametrize(("unit", "state"), [(OURS[0], "enabled"), (OURS[1], "disabled")])
-def test_the_preset_switches_the_service_on_and_the_confirming_unit_off(
+@pytest.mark.parametrize(
+    ("unit", "state"),
+    [(OURS[0], "enabled"), (OURS[1], "disabled"), (OURS[2], "enabled"), (OURS[3], "static")],
+)
+def test_the_preset_switches_service_and_guard_on_and_the_confirming_unit_off(
     destdir: Path, tmp_path: Path, unit: str, state: str
 ) -> None:
     shutil.copytree(destdir / "usr/lib/systemd", tmp_path / "usr/lib/systemd")
     run("systemctl", f"--root={tmp_path}", "preset", *OURS)
     assert run("systemctl", f"--root={tmp_path}", "is-enabled", unit).stdout.strip() == state
+
+
+@needs_systemd
+@pytest.mark.parametrize(
+    ("unit", "made", "begins"),
+    [
+        ("bascule-guard.timer", (), False),
+        ("bascule-guard.timer", ("/var/lib/bascule/trial",), True),
+        ("bascule-guard.service", ("/var/lib/bascule/trial",), True),
+        (
+            "bascule-guard.service",
+            ("/var/lib/bascule/trial", "/run/bascule/confirmed"),
+            False,
+        ),
+    ],
+)
+def test_the_guard_begins_only_where_a_trial_is_to_be_guarded(
+    destdir: Path, unit: str, made: Sequence[str], begins: bool
+) -> None:
+    folders = "for d in /var/lib /run; do mount -t tmpfs tmpfs $d && mkdir $d/bascule; done\n"
+    files = "".join(f"touch {path}\n" for path in made)
+    script = f"{folders}{files}systemd-analyze condition --unit={unit}"
+    outcome = in_image(destdir, script)
+    assert (outcome.returncode == 0) is begins, outcome.stderr
+
+
+def test_the_guard_is_a_program_that_a_bare_shell_runs(destdir: Path) -> None:
+    guard = destdir / "usr/lib/bascule/guard"
+    assert run("sh", "-n", guard).returncode == 0
+    outcome = run(guard, destdir / "none", destdir / "none")
+    assert (outcome.returncode, outcome.stdout) == (0, "")
+    assert outcome.stderr == "bascule-guard: no trial is under way; nothing is done\n"
 
 
 @needs_systemd

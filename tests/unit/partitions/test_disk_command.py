@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from partitions import disk_image
+from partitions import tool
 from partitions.boot import Places, open_boot_control
 from partitions.cli import disk
 from partitions.errors import (
@@ -195,7 +195,7 @@ def test_a_missing_mkfs_is_named_and_nothing_is_left(
 ) -> None:
     layout.write_text(LAYOUT.replace('"esp"', '"esp"\nfilesystem = "vfat"'))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(disk_image, "SYSTEM_FOLDERS", str(tmp_path))
+    monkeypatch.setattr(tool, "SYSTEM_FOLDERS", str(tmp_path))
     said = _refused(ToolMissingError, "create", layout, "--output", tmp_path / "disk.img")
     assert said == "mkfs.vfat is not installed; partition ESP shall have vfat"
     assert [path.name for path in tmp_path.iterdir()] == ["disk.toml"]
@@ -205,12 +205,12 @@ def test_the_words_of_a_failing_mkfs_are_passed_on(
     layout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layout.write_text(LAYOUT.replace('"esp"', '"esp"\nfilesystem = "vfat"'))
-    tool = tmp_path / "mkfs.vfat"
-    tool.write_text("#!/bin/sh\necho 'no such luck' >&2\nexit 3\n")
-    tool.chmod(0o755)
+    mkfs = tmp_path / "mkfs.vfat"
+    mkfs.write_text("#!/bin/sh\necho 'no such luck' >&2\nexit 3\n")
+    mkfs.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     said = _refused(ToolFailedError, "create", layout, "--output", tmp_path / "disk.img")
-    assert said == f"{tool} ended with status 3: no such luck"
+    assert said == f"{mkfs} ended with status 3: no such luck"
 
 
 def test_show_prints_the_facts_in_words_and_as_json(

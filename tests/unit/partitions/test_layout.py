@@ -12,15 +12,20 @@ from partitions.errors import LayoutInvalidError
 from partitions.firmware import USR_TYPE
 from partitions.gpt import Table
 from partitions.layout import (
-    ESP_TYPE,
-    LINUX_TYPE,
     DiskLayout,
     Filesystem,
     Role,
     parse_layout,
     read_layout,
 )
-from partitions.placement import guids_of, plan
+from partitions.placement import (
+    BIOS_BOOT_TYPE,
+    ESP_TYPE,
+    LEGACY_BOOTABLE,
+    LINUX_TYPE,
+    guids_of,
+    plan,
+)
 
 MIB = 1024 * 1024
 
@@ -47,6 +52,18 @@ size = 8388608
 label = "STATE"
 role = "state"
 size = "2MiB"
+"""
+
+FILES = """
+[[file]]
+part = "kernel"
+a = "/bascule/a/linux"
+b = "/bascule/b/linux"
+
+[[file]]
+part = "initrd"
+a = "/bascule/a/initrd"
+b = "/bascule/b/initrd"
 """
 
 
@@ -77,7 +94,7 @@ def test_a_layout_says_what_each_partition_is_for() -> None:
     assert [one.size_bytes for one in layout.partitions] == [4 * MIB, 8 * MIB, 8 * MIB, 2 * MIB]
     assert [one.part for one in layout.partitions] == ["", "usr", "usr", ""]
     assert layout.partitions[0].filesystem is Filesystem.VFAT
-    assert [one.type_guid for one in layout.partitions] == [
+    assert [entry.type_guid for entry in _plan(SMALL).entries] == [
         ESP_TYPE,
         USR_TYPE,
         USR_TYPE,
@@ -114,6 +131,52 @@ def test_only_the_first_partition_of_a_slot_carries_boot_bits() -> None:
     bits = {name: BootBits.of(entry.attributes) for name, entry in by_name.items()}
     assert bits.pop("USR-A") == BootBits(priority=1, successful=True)
     assert set(bits.values()) == {BootBits()}
+
+
+def test_a_slot_may_consist_of_partitions_and_files() -> None:
+    layout = _layout(SMALL + FILES)
+    assert layout.parts == ("usr", "kernel", "initrd")
+    assert layout.file_name("kernel", Role.SLOT_A) == "/bascule/a/linux"
+    assert layout.file_name("initrd", Role.SLOT_B) == "/bascule/b/initrd"
+    assert layout.file_name("usr", Role.SLOT_A) is None
+    assert layout.esp is layout.partitions[0]
+
+
+def test_the_kernel_is_told_its_slot_wherever_the_command_line_wants_it() -> None:
+    layout = _layout('cmdline = "root=PARTLABEL=root-{slot}  ro"\n' + SMALL)
+    assert layout.kernel_words(Role.SLOT_A) == "bascule.slot=a root=PARTLABEL=root-a ro"
+    assert layout.kernel_words(Role.SLOT_B) == "bascule.slot=b root=PARTLABEL=root-b ro"
+
+
+def test_a_panic_resets_and_either_copy_of_the_table_does_unless_the_layout_says_otherwise() -> (
+    None
+):
+    assert _layout(SMALL).kernel_words(Role.SLOT_A) == "bascule.slot=a panic=-1 gpt quiet"
+    assert _layout('cmdline = ""\n' + SMALL).kernel_words(Role.SLOT_A) == "bascule.slot=a"
+
+
+def test_contents_lie_beside_the_layout(tmp_path: Path) -> None:
+    path = tmp_path / "disk.toml"
+    path.write_text(SMALL.replace('"vfat"', '"vfat"\ncontents = "esp"'))
+    assert [one.contents for one in read_layout(path).partitions] == [
+        tmp_path / "esp",
+        None,
+        None,
+        None,
+    ]
+
+
+def test_a_loader_that_counts_elsewhere_gets_no_boot_bits_and_no_type_for_them() -> None:
+    layout = _layout(SMALL)
+    new = guids_of(layout)
+    table = plan(layout, confirmed_a=True, new_guid=new, boot_bits=False, bootable_esp=True)
+    assert [entry.attributes for entry in table.entries] == [LEGACY_BOOTABLE, 0, 0, 0]
+    assert {entry.type_guid for entry in table.entries[1:]} == {LINUX_TYPE}
+
+
+def test_a_partition_for_grub_on_a_bios_has_its_type() -> None:
+    text = SMALL.replace('role = "state"', 'role = "bios-boot"')
+    assert _plan(text).entries[-1].type_guid == BIOS_BOOT_TYPE
 
 
 def test_without_a_first_image_nothing_is_bootable() -> None:
@@ -185,6 +248,29 @@ def test_guids_that_are_given_are_taken() -> None:
             ),
             "have the same GUID",
         ),
+        (
+            SMALL.replace('"2MiB"', '"2MiB"\ncontents = "x"'),
+            "line 23: contents need a `filesystem`",
+        ),
+        (SMALL + FILES.replace('"kernel"', '"usr"'), "line 25: the part 'usr' is there already"),
+        (SMALL + FILES.replace('"kernel"', '""'), "line 25: the part '' is there already, or no"),
+        (SMALL + FILES.replace('"initrd"', '"kernel"'), "line 30: the part 'kernel' is there"),
+        (SMALL + FILES.replace("/bascule/a/linux", "linux"), "line 26: 'linux' is no path on the"),
+        (SMALL + FILES.replace("/bascule/a/linux", "/../x"), "line 26: '/../x' is no path on the"),
+        (SMALL + FILES.replace("/bascule/a/linux", "/x/"), "line 26: '/x/' is no path on the ESP"),
+        (
+            SMALL + FILES.replace("/bascule/b/linux", "/Bascule/a/Linux"),
+            "line 27: the file '/Bascule/a/Linux' is used twice",
+        ),
+        (SMALL + FILES.replace("b = ", "c = "), "unknown field `c`"),
+        (
+            SMALL.replace('filesystem = "vfat"\n', "") + FILES,
+            "line 23: files lie on a partition of role esp with filesystem vfat",
+        ),
+        ("cmdline = 'x=\"y\"'\n" + SMALL, "line 1: 'x=\"y\"' has signs that not every loader"),
+        ('cmdline = "a{b}"\n' + SMALL, "line 1: 'a{b}' has signs that not every loader passes on"),
+        ('cmdline = "a$b"\n' + SMALL, "line 1: 'a$b' has signs that not every loader passes on"),
+        ('boot_folder = "boot"\n' + SMALL, "line 1: 'boot' is no absolute path"),
     ],
 )
 def test_a_mistake_is_named_with_file_and_line(text: str, said: str) -> None:

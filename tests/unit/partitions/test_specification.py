@@ -44,7 +44,9 @@ def test_the_layout_in_the_readme_is_valid() -> None:
     assert [entry.name for entry in table.entries] == ["ESP", "usr-a", "usr-b", "STATE"]
 
 
-@pytest.mark.parametrize("struct", [layout._LayoutAsWritten, layout._PartitionAsWritten])
+@pytest.mark.parametrize(
+    "struct", [layout._LayoutAsWritten, layout._PartitionAsWritten, layout._FileAsWritten]
+)
 def test_each_key_of_a_layout_is_in_the_readme(struct: type[msgspec.Struct]) -> None:
     for field in msgspec.structs.fields(struct):
         need = "required" if field.required else r"(optional|required in slots)"

@@ -72,6 +72,7 @@ def answer(state: State, node: Mapping[str, object], **view: object) -> agent.Ac
 
 HEALTHY: Final = {"healthy_boot": "boot-2"}
 SEEN: Final = {"last_examined": timedelta(minutes=1)}
+STEADY: Final = {"healthy_since": timedelta(minutes=1), "steady": timedelta(minutes=1)}
 
 TABLE: Final = [
     # state, memory, view, what is done
@@ -107,6 +108,12 @@ TABLE: Final = [
     (State.TRIAL, {}, {"uptime": LATE}, Examine),
     (State.TRIAL, {}, {"uptime": LATE, "can_fall_back": False, **SEEN}, Examine),
     (State.TRIAL, {}, {"uptime": timedelta(hours=5), "booted_confirmed": True, **SEEN}, Confirm),
+    (State.TRIAL, {}, {"healthy_since": timedelta(minutes=1), **SEEN}, Confirm),
+    (State.TRIAL, {}, {**STEADY, "last_examined": timedelta(seconds=119)}, Wait),
+    (State.TRIAL, {}, {**STEADY, "last_examined": timedelta(seconds=115)}, Examine),
+    (State.TRIAL, {}, {**STEADY, "last_examined": timedelta(seconds=120)}, Confirm),
+    (State.TRIAL, {}, {**STEADY, "last_examined": 2 * LATE, "uptime": 2 * LATE}, Confirm),
+    (State.TRIAL, {}, {**STEADY, "last_examined": LATE, "steady": LATE, "uptime": LATE}, Wait),
     (State.INSTALLING, {"permit": "held", **HEALTHY}, {}, ReturnPermit),
     (State.INSTALLING, {"permit": "held"}, {"last_examined": timedelta(minutes=2)}, Install),
     (State.ARMED, {}, {"reboot_retry_at": timedelta(minutes=3)}, Wait),
@@ -216,6 +223,8 @@ def views(*states: State) -> st.SearchStrategy[View]:
         booted_confirmed=st.booleans(),
         health_interval=st.timedeltas(min_value=SECOND / 10, max_value=HOUR),
         last_examined=st.none() | uptimes,
+        healthy_since=st.none() | uptimes,
+        steady=st.timedeltas(min_value=timedelta(0), max_value=timedelta(minutes=10)),
         return_retry_at=st.none() | uptimes,
         reboot_retry_at=st.none() | uptimes,
     )
@@ -281,10 +290,48 @@ def test_no_gate_keeps_a_node_from_anything_but_rebooting_what_is_armed(
 @UNTIMED
 @given(views(State.TRIAL), times)
 def test_no_trial_outlives_its_deadline(view: View, now: datetime) -> None:
-    """But a system that is confirmed already, or was not looked at yet, is not thrown out."""
-    late = view.uptime >= view.trial_deadline and view.last_examined is not None
+    """But a system that is confirmed already, healthy now, or not looked at, is not thrown out."""
+    unwell = view.last_examined is not None and view.healthy_since is None
+    late = view.uptime >= view.trial_deadline and unwell
     can_end = view.node.update is not None and view.can_fall_back and not view.booted_confirmed
     assert (decide(view, now) == FallBack()) == (late and can_end)
+
+
+@UNTIMED
+@given(views(State.TRIAL), times, st.lists(st.booleans(), max_size=40))
+def test_a_trial_is_confirmed_only_after_it_was_healthy_at_every_look_for_long_enough(
+    view: View, now: datetime, looks: list[bool]
+) -> None:
+    """Played as the engine does: look, note, decide again; whatever the looks find."""
+    node = msgspec.structs.replace(view.node, update=UPDATE)
+    view = replace(view, node=node, can_fall_back=True, booted_confirmed=False)
+    view = replace(view, uptime=timedelta(0), last_examined=None, healthy_since=None)
+    found: list[tuple[timedelta, bool]] = []
+    for healthy in looks:
+        action = decide(view, now)
+        if not isinstance(action, Examine):
+            break
+        found.append((view.uptime, healthy))
+        since = (
+            (view.healthy_since if view.healthy_since is not None else view.uptime)
+            if healthy
+            else None
+        )
+        view = replace(view, last_examined=view.uptime, healthy_since=since)
+        action = decide(view, now)
+        if not isinstance(action, Wait):
+            break
+        view = replace(view, uptime=view.uptime + view.health_interval)
+    if isinstance(decide(view, now), Confirm):
+        last = found[-1][0]
+        steady = [at for at, _ in found if last - at <= view.steady]
+        assert all(healthy for at, healthy in found if at in steady)
+        bad = [at for at, healthy in found if not healthy]
+        good = [at for at, _ in found if not bad or at > bad[-1]]
+        assert last - good[0] >= view.steady
+    if isinstance(decide(view, now), FallBack):
+        assert not found[-1][1]
+        assert view.uptime >= view.trial_deadline
 
 
 @UNTIMED
@@ -293,6 +340,7 @@ def test_a_late_trial_is_looked_at_once_and_then_goes_back(view: View, now: date
     node = msgspec.structs.replace(view.node, update=UPDATE)
     uptime = view.trial_deadline + view.uptime
     view = replace(view, node=node, uptime=uptime, can_fall_back=True, booted_confirmed=False)
+    view = replace(view, healthy_since=None)
     action = decide(view, now)
     if isinstance(action, Examine):
         assert view.last_examined is None

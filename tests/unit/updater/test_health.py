@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from updater.health import HealthVerdict, examine
-from updater.settings import CheckSettings
+from updater.settings import CheckSettings, HealthSettings
 
 AMPLE_SECS = 60.0
 
@@ -17,7 +17,9 @@ def shell(name: str, script: str, timeout_secs: float = AMPLE_SECS) -> CheckSett
 
 
 def look(*checks: CheckSettings) -> HealthVerdict:
-    return examine(checks, facts={"BASCULE_SLOT": "b", "BASCULE_VERSION": "2.0.0"})
+    return examine(
+        HealthSettings(checks=list(checks)), facts={"BASCULE_SLOT": "b", "BASCULE_VERSION": "2.0.0"}
+    )
 
 
 def test_without_checks_reaching_this_point_is_health_enough() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from partitions.boot.control import BootState, SlotState
 from partitions.slots import Slot
+from updater.causes import Evidence
 from updater.lifecycle import TRANSITIONS, Event, State
 from updater.machine import Boot
 from updater.recovery import Recovery, recover
@@ -139,15 +140,29 @@ def test_every_boot_of_the_new_slot_counts() -> None:
     assert second.node.update.tries_used == 2
 
 
-def test_a_fall_back_without_a_verdict_says_that_nothing_is_known() -> None:
+def test_a_fall_back_without_a_verdict_says_how_far_it_came() -> None:
     recovery = found(memory(State.TRIAL), TRIED, slot=Slot.A)
     assert recovery.fallen_back is not None
     update, failure = recovery.fallen_back
     assert update == UPDATE
-    assert (failure.code, failure.version, failure.at) == ("trial-fell-back", "2.0.0", NOW)
-    assert "went back to slot a" in failure.sentence
+    assert (failure.code, failure.version, failure.at) == ("trial-reset", "2.0.0", NOW)
+    assert "ended without an orderly shutdown" in failure.sentence
     assert recovery.node.last_failure == failure
     assert recovery.node.update is None
+
+
+def test_a_boot_of_the_new_slot_notes_what_the_guard_had_done_before_it() -> None:
+    """So that the guard is not blamed for how this boot ends."""
+    boot = Boot(slot=Slot.B, boot_id="boot-2")
+    guarded = Evidence(guarded_in="boot-1b")
+    second = recover(memory(State.REBOOTING), boot, TRIED, NOW, guarded).node
+    back = Boot(slot=Slot.A, boot_id="boot-3")
+    blamed = recover(second, back, TRIED, NOW, guarded).fallen_back
+    assert blamed is not None
+    assert blamed[1].code == "trial-reset"
+    again = recover(second, back, TRIED, NOW, Evidence(guarded_in="boot-2")).fallen_back
+    assert again is not None
+    assert again[1].code == "trial-guarded"
 
 
 def test_a_fall_back_keeps_the_verdict_that_the_trial_gave() -> None:
@@ -166,7 +181,7 @@ def test_a_fall_back_keeps_the_verdict_that_the_trial_gave() -> None:
 def test_a_fall_back_does_not_borrow_the_reason_of_something_else(verdict: Failure) -> None:
     recovery = found(memory(State.REBOOTING, last_failure=verdict), TRIED, slot=Slot.A)
     assert recovery.fallen_back is not None
-    assert recovery.fallen_back[1].code == "trial-fell-back"
+    assert recovery.fallen_back[1].code == "trial-boot-failed"
 
 
 class TestWithdrawing:

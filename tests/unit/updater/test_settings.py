@@ -287,6 +287,40 @@ timezone = "Europe/Berlin"
 """
 
 
+class TestHealth:
+    def test_units_ports_and_times_are_read(self, tmp_path: Path) -> None:
+        health = loaded(
+            tmp_path,
+            WHOLE
+            + '[health]\nunits = ["sshd.service", "dev-by\\\\x2dlabel.device", "a@b.socket"]\n'
+            + 'ports = ["127.0.0.1:22", "[::1]:80", "unix:/run/x.sock"]\n'
+            + "no_failed_units = true\nsteady_secs = 299\n",
+        ).settings.health
+        assert health.units[1] == r"dev-by\x2dlabel.device"
+        assert (len(health.ports), health.no_failed_units, health.steady_secs) == (3, True, 299)
+
+    @pytest.mark.parametrize(
+        "name", ["", "sshd", "--now", "*.service", "a b.service", "x.service\\n", "x.conf"]
+    )
+    def test_what_is_no_name_of_a_unit_is_refused(self, tmp_path: Path, name: str) -> None:
+        said = refusal(tmp_path, f'{WHOLE}[health]\nunits = ["{name}"]\n')
+        assert "node.toml, line 9: health.units: Expected `str` matching" in said
+
+    def test_what_is_no_address_is_refused(self, tmp_path: Path) -> None:
+        said = refusal(tmp_path, f'{WHOLE}[health]\nports = ["127.0.0.1:22", "localhost:80"]\n')
+        assert "health.ports: 'localhost:80': it must be 127.0.0.1:22" in said
+
+    @pytest.mark.parametrize(("steady", "deadline"), [(300, 300), (10, 9.5)])
+    def test_a_steady_time_needs_room_before_the_deadline(
+        self, tmp_path: Path, steady: float, deadline: float
+    ) -> None:
+        text = f"{WHOLE}[health]\nsteady_secs = {steady}\ndeadline_secs = {deadline}\n"
+        assert (
+            f"health.steady_secs is {steady:g}, which leaves no room within "
+            f"health.deadline_secs ({deadline:g})" in refusal(tmp_path, text)
+        )
+
+
 class TestRebootWindows:
     def test_are_a_list_of_starts_and_lengths(self, tmp_path: Path) -> None:
         windows = loaded(tmp_path, WHOLE + WINDOWS).settings.reboot.windows

@@ -1,0 +1,95 @@
+"""Runs in the guest: the shipped engine, all of it imported, waiting for a word to update.
+
+    python3 in_guest.py CONFIG GO [FAULT]
+
+Under emulation the imports take longer than an update of small parts. So a snapshot is taken while
+this waits, and each cut begins there. It calls what `bascule update` and `bascule reboot` call.
+
+A fault is a wrong order of writes, put into this process alone, for the test of the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import NoReturn
+
+import requests  # noqa: F401  # loaded before the snapshot, as all below
+import tuf.ngclient
+
+from partitions import boot_files, disk, writer
+from partitions.boot import open_boot_control
+from partitions.slots import Region
+from updater import assembly, given, install, pipeline, settings, updating, verbs, writing
+from updater.journal import start_logging
+from updater.trust import refresh
+
+LOADED = (tuf.ngclient, given, install, pipeline, updating, writing, refresh, open_boot_control)
+
+
+def say(word: str) -> None:
+    """Print a marker on the console, between whole lines of the kernel's."""
+    print(f"\n{word}", flush=True)
+
+
+def main() -> NoReturn:
+    """Wait for the word, update, reboot."""
+    config, go, *faults = sys.argv[1:]
+    start_logging()
+    assembly.build(settings.load(Path(config)).settings).loader.read()
+    for fault in faults:
+        FAULTS[fault]()
+    say("ENGINE-WAITS")
+    while not Path(go).exists():
+        time.sleep(0.01)
+    say("ENGINE-BEGINS")
+    node = assembly.build(settings.load(Path(config)).settings)
+    verbs.perform(node, "update", {}, by="test")
+    say("ENGINE-ARMED")
+    verbs.perform(node, "reboot", {"now": True}, by="test")
+    sys.exit("the machine did not reboot")
+
+
+def _arm_before_data() -> None:
+    """Leave the flush of the slot's data out: it is still under way when the slot is armed."""
+    _replace(writer.RegionWriter, "sync", _nothing)
+    _replace(boot_files.BootFile, "sync", _nothing)
+    # Reading back past the page cache would push the data out to the disk, though not flush it.
+    _replace(install, "digest_of", _digest_in_cache)
+
+
+def _both_tables_at_once() -> None:
+    """Leave the flush between the two copies of the partition table out."""
+    real = disk.OpenDisk.sync
+    calls = itertools.count()
+
+    def every_second(self: disk.OpenDisk) -> None:
+        if next(calls) % 2:
+            real(self)
+
+    _replace(disk.OpenDisk, "sync", every_second)
+
+
+def _nothing(*_: object) -> None:
+    """Do not flush."""
+
+
+def _digest_in_cache(region: Region, size: int) -> bytes:
+    with region.path.open("rb") as file:
+        file.seek(region.offset)
+        return hashlib.sha256(file.read(size)).digest()
+
+
+def _replace(owner: object, name: str, by: object) -> None:
+    setattr(owner, name, by)
+
+
+FAULTS = {"arm-before-data": _arm_before_data, "both-tables-at-once": _both_tables_at_once}
+
+if __name__ == "__main__":
+    os.chdir("/run")
+    main()
