@@ -173,6 +173,10 @@ def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerd
     """Look once at the health; a trial that has to stay healthy for a while says so.
 
     A good look lasts: what it notes on the way is for people and may be lost on a full disk.
+
+    Raises:
+        CommandStoppedError: the service was told to stop: there is no verdict.
+        StateError: a look that failed cannot be noted.
     """
     boot = node.boot()
     verdict = _examine(node, boot.slot)
@@ -205,7 +209,7 @@ def _examine(node: Node, slot: Slot) -> HealthVerdict:
     except ROOM_ERRORS as error:
         return HealthVerdict(failed=error.code, sentence=str(error))
     facts = {"BASCULE_SLOT": slot.value, "BASCULE_VERSION": running.version}
-    return examine(node.settings.health, facts=facts, beat=node.beat)
+    return examine(node.settings.health, facts=facts, beat=node.beat, stopped=node.stop.is_set)
 
 
 def confirm(node: Node, memory: NodeState) -> NodeState:
