@@ -61,6 +61,7 @@ def test_units_that_failed_are_found_among_all(systemd: SystemdBus) -> None:
     assert look(no_failed=True).sentence == f"units {ODD}, db.service failed"
 
 
-def test_a_manager_that_is_not_there_is_no_health(systemd: SystemdBus) -> None:
+@pytest.mark.usefixtures("systemd")
+def test_a_manager_that_is_not_there_is_no_health() -> None:
     verdict = look("sshd.service")
     assert verdict.sentence.startswith("unit sshd.service cannot be looked at: systemctl ended")
