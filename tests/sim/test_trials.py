@@ -467,9 +467,11 @@ class TestAStateFolderThatFails:
         engine = Engine(node=on_trial(world))
         let_time_pass(world)
         with read_only(world.folder / "state"):
-            for _ in range(2):
-                with pytest.raises(StateError):
-                    engine.step()
+            engine.step()  # the look
+            with pytest.raises(StateError):
+                engine.step()
+        assert engine.last_verdict is not None
+        assert "2.0.0 is sick" in engine.last_verdict.sentence
         assert (world.folder / "run" / REBOOT_FILE).exists()
         assert engine.node.loader.read().slots[Slot.B] == DISARMED
         node = world.boot()
