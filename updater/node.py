@@ -275,7 +275,12 @@ class Node:
         if found.fallen_back is not None:
             update, failure = found.fallen_back
             self.store.deny(update.version, failure)
-            log.error("update did not hold version=%s code=%s", update.version, failure.code)
+            log.error(
+                "update did not hold version=%s code=%s why=%s",
+                update.version,
+                failure.code,
+                failure.sentence,
+            )
             self.store.remember(
                 self.clock(),
                 "fell back",

@@ -137,9 +137,7 @@ def status_lines(facts: Mapping[str, Any], *, bar: bool = False) -> Iterator[str
         yield f"checked   {check['at']}: {check['sentence'] or 'done'}{code}"
     if facts["next_check"]:
         yield f"next      {facts['next_check']}"
-    if facts["last_failure"]:
-        failure = facts["last_failure"]
-        yield f"failure   {failure['sentence']} [{failure['code']}]"
+    yield from _failure_lines(facts["last_failure"])
     for version, why in facts["denied"].items():
         yield f"refuses   {version}: {why}"
 
@@ -163,6 +161,14 @@ def _order_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"held      by {hold['by']}{end}{': ' if hold['reason'] else ''}{hold['reason']}"
     if facts["pinned"]:
         yield f"pinned    to {facts['pinned']}"
+
+
+def _failure_lines(failure: Mapping[str, Any] | None) -> Iterator[str]:
+    if failure is None:
+        return
+    yield f"failure   {failure['sentence']} [{failure['code']}]"
+    if failure["hint"]:
+        yield f"          {failure['hint']}"
 
 
 def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
