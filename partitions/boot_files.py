@@ -28,7 +28,6 @@ from partitions.boot_folder import sync_file_system, sync_folder
 from partitions.booted import whole_file
 from partitions.disk import OpenDisk
 from partitions.errors import (
-    BootFolderUnmountedError,
     DeviceOpenError,
     DeviceTooSmallError,
     DeviceWriteError,
@@ -117,10 +116,7 @@ def refuse_file(region: Region, booted: Booted) -> None:
     """
     try:
         folder = nearest_folder(region.path)
-        if folder.stat().st_dev in booted.file_systems:
-            raise BootFolderUnmountedError(
-                f"{region.path} would be a file of the running system's own file system"
-            )
+        booted.refuse_folder(region, folder.stat().st_dev)
         if os.statvfs(folder).f_flag & os.ST_RDONLY:
             raise DeviceOpenError(f"{folder} is on a file system that is mounted read-only")
         status = region.path.stat() if os.path.lexists(region.path) else None

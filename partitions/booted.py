@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from partitions.devices import SYS, FileIdentity, Place, place_of
-from partitions.errors import DeviceOpenError, SlotBootedError
+from partitions.errors import BootFolderUnmountedError, DeviceOpenError, SlotBootedError
 from partitions.in_use import device_of, devices_under
 from partitions.slots import Region, Slot
 
@@ -30,13 +30,13 @@ class Booted:
         partuuids: GPT GUIDs of the partitions, lower case.
         places: where the bytes of both are.
         files: names of the boot files, as `_name` makes them: they may be lost.
-        file_systems: those of the running system itself (st_dev): no boot file belongs there.
+        never: pairs of a folder and a file system (st_dev) that no boot file below it is on.
     """
 
     partuuids: frozenset[str] = frozenset()
     places: frozenset[Place] = frozenset()
     files: frozenset[str] = frozenset()
-    file_systems: frozenset[int] = frozenset()
+    never: frozenset[tuple[Path, int]] = frozenset()
 
     @classmethod
     def nothing(cls) -> Self:
@@ -44,12 +44,15 @@ class Booted:
         return cls()
 
     @classmethod
-    def of_regions(cls, regions: Iterable[Region], *, folders: Iterable[Path] = ()) -> Self:
+    def of_regions(
+        cls, regions: Iterable[Region], *, apart: Iterable[tuple[Path, Path]] = ()
+    ) -> Self:
         """Name the parts of the booted slot. A boot file of it may be missing.
 
         Args:
             regions: the parts.
-            folders: of the running system; on their file systems no boot file is written.
+            apart: pairs of folders; no boot file below the first is on the file system of the
+                second.
 
         Raises:
             DeviceOpenError: a partition is not there any more.
@@ -62,7 +65,7 @@ class Booted:
             partuuids=frozenset(region.partuuid.lower() for region in partitions),
             places=frozenset(where(region) for region in (*partitions, *there)),
             files=frozenset(_name(region.path) for region in files),
-            file_systems=frozenset(path.stat().st_dev for path in folders if path.exists()),
+            never=frozenset((below, on.stat().st_dev) for below, on in apart if on.exists()),
         )
 
     @classmethod
@@ -89,6 +92,22 @@ class Booted:
         if self.holds(region, place):
             which = f" ({region.partuuid})" if region.partuuid else ""
             raise SlotBootedError(f"{region.words}{which} belongs to the running system")
+
+    def refuse_folder(self, region: Region, file_system: int) -> None:
+        """Make sure that a boot file is not one of the running system's own file system.
+
+        Args:
+            region: what shall be written.
+            file_system: that its folder is on (st_dev).
+
+        Raises:
+            BootFolderUnmountedError: it would be.
+        """
+        for below, wrong in self.never:
+            if file_system == wrong and region.path.is_relative_to(below):
+                raise BootFolderUnmountedError(
+                    f"{region.path} would be on the running system's own file system"
+                )
 
     def holds(self, region: Region, place: Place | None) -> bool:
         """Tell whether `region`, whose bytes are at `place`, is a part of the running system."""

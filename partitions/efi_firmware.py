@@ -1,8 +1,8 @@
-"""A model of the UEFI boot manager: BootNext once, else BootOrder, and entries that are inactive.
+"""A model of the UEFI boot manager: BootNext once, else the active entries of BootOrder.
 
 The variables as a value, the firmware's choice as pure functions, and `boot`, which removes
 BootNext as the firmware does before it starts anything. Facts: UEFI 2.10, chapters 3.1 and 3.3, and
-what OVMF does.
+what OVMF 2022.11 does.
 
 Not in the model: an entry that cannot be started, after which the firmware goes on in its order.
 """
@@ -24,6 +24,7 @@ from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
 
+TRIES_MAX: Final = 1  # BootNext counts one boot
 BOOT_ORDER: Final = "BootOrder"
 BOOT_NEXT: Final = "BootNext"
 _ENTRY: Final = re.compile(r"Boot(?P<number>[0-9A-F]{4})")
@@ -108,9 +109,11 @@ class FirmwareMemory:
 
     @property
     def next(self) -> BootOption | None:
-        """The entry that the firmware starts: BootNext, else the first of BootOrder."""
-        queue = self.order if self.once is None else (self.once, *self.order)
-        found = (self.options.get(number) for number in queue)
+        """The entry that the firmware starts: BootNext, else the first active one of BootOrder."""
+        once = None if self.once is None else self.options.get(self.once)
+        if once:
+            return once  # OVMF starts it even when it is not active
+        found = (self.options.get(number) for number in self.order)
         return next((option for option in found if option and option.active), None)
 
 

@@ -14,12 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from partitions.efi_variables import ATTRIBUTES, GLOBAL
 from partitions.errors import EfiStoreInvalidError
 
-GLOBAL: Final = uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c")
-# Kept over a power cycle; seen by the loader; seen by the running system.
-BOOT_ATTRIBUTES: Final = 7
-
+BOOT_VENDOR: Final = uuid.UUID(GLOBAL)
 _VOLUME_TYPE: Final = uuid.UUID("fff12b8d-7696-4c8b-a985-2747075b4f50")
 _STORE_TYPE: Final = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792")
 _VOLUME: Final = struct.Struct("<16x16sQ4s4xH")
@@ -71,7 +69,7 @@ def with_variables(flash: bytes, fresh: Mapping[str, bytes]) -> bytes:
     start, limit = _limits(flash)
     found = list(_walk(flash, start, limit))
     for _, variable in found:
-        if variable.is_live and variable.vendor == GLOBAL and variable.name in fresh:
+        if variable.is_live and variable.vendor == BOOT_VENDOR and variable.name in fresh:
             raise EfiStoreInvalidError(f"has the variable {variable.name} already: it is not fresh")
     end = found[-1][0] if found else start
     new = b"".join(_entry(name, data) for name, data in fresh.items())
@@ -126,7 +124,7 @@ def _walk(flash: bytes, start: int, limit: int) -> Iterator[tuple[int, Variable]
 def _entry(name: str, data: bytes) -> bytes:
     text = f"{name}\0".encode("utf-16-le")
     sizes = len(text), len(data)
-    head = _VARIABLE.pack(_BEGIN, _ADDED, BOOT_ATTRIBUTES, 0, 0, *sizes, GLOBAL.bytes_le)
+    head = _VARIABLE.pack(_BEGIN, _ADDED, ATTRIBUTES, 0, 0, *sizes, BOOT_VENDOR.bytes_le)
     entry = head + text + data
     return entry.ljust(_aligned(len(entry)), bytes([_ERASED]))
 

@@ -17,7 +17,8 @@
     │   ├── LoaderTemplateError · LoaderDefaultError · LoaderForeignError
     │   ├── EfiVariableError · EfiEntryError
     │   ├── GrubenvInvalidError · GrubenvCrowdedError
-    │   └── UbootConfigError · UbootInvalidError · UbootCrowdedError · UbootNotAtomicError
+    │   ├── UbootConfigError · UbootInvalidError · UbootCrowdedError · UbootNotAtomicError
+    │   └── CustomCommandError · CustomRefusedError · BootControlUnknownError
     └── DiskImageError        making a disk file
         ├── LayoutInvalidError · ContentsInvalidError · EfiStoreInvalidError · DiskExistsError
         └── ToolMissingError · ToolFailedError
@@ -175,7 +176,7 @@ class DeviceTooSmallError(DeviceError):
     """What shall be written is larger than the place for it."""
 
     code = "device-too-small"
-    hint = "The partition must be at least as large as the image; nothing past its end was written."
+    hint = "The place must be at least as large as the image; nothing past its end was written."
 
 
 class DeviceReadError(DeviceError):
@@ -318,6 +319,28 @@ class UbootNotAtomicError(BootControlError):
 
     code = "uboot-not-atomic"
     hint = "Use two copies (redundant), or a file of 0x200 bytes on FAT; docs/loaders.md."
+
+
+class CustomCommandError(BootControlError):
+    """The integrator's program fails, or does not keep what was asked for."""
+
+    code = "custom-command"
+    hint = "Run slots.custom_command with `read` by hand; docs/loaders.md has the protocol."
+
+
+class CustomRefusedError(BootControlError):
+    """The integrator's program refuses; the sentence is its own."""
+
+    code = "custom-refused"
+    hint = "Ask whoever made slots.custom_command; nothing was changed."
+    exit_status = EXIT_REFUSED
+
+
+class BootControlUnknownError(BootControlError):
+    """It cannot be told which boot loader this machine has."""
+
+    code = "boot-control-unknown"
+    hint = "Set slots.boot_control to the loader's name; docs/loaders.md lists them."
 
 
 class DiskImageError(PartitionsError):

@@ -24,6 +24,7 @@ from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
 
+TRIES_MAX: Final = 9  # one digit, as elsewhere; the loader could count further
 ENTRIES: Final = "loader/entries"  # on the loader's partition
 _COUNT_MAX: Final = 2**31 - 1  # a larger number is no counter but part of the name
 _COUNTED: Final = re.compile(r"(?P<stem>.*)\+(?P<left>[0-9]+)(-(?P<done>[0-9]+))?\.conf", re.DOTALL)
@@ -153,10 +154,6 @@ def compare_versions(one: str, two: str) -> int:
     left, right = _TOKENS.findall(one), _TOKENS.findall(two)
     while left or right:
         first, second = (_weight(tokens[0] if tokens else "") for tokens in (left, right))
-        if {first[0], second[0]} == {_LETTERS, _DIGITS} and _ZERO in (first, second):
-            # A number beside letters is compared with no number, which is zero, too.
-            del (left if first == _ZERO else right)[0]
-            continue
         if first != second:
             return 1 if first > second else -1
         del left[0], right[0]
@@ -247,7 +244,6 @@ _TOKENS: Final = re.compile(r"[0-9]+|[A-Za-z]+|[~\-^.]")  # other characters cou
 _MARKS: Final = {"~": 0, "": 1, "-": 2, "^": 3, ".": 4}  # the end of a version is newer than ~
 _LETTERS: Final = 5
 _DIGITS: Final = 6
-_ZERO: Final = (_DIGITS, 0, "")
 
 
 def _weight(token: str) -> tuple[int, int, str]:

@@ -17,7 +17,7 @@ from partitions.errors import NothingBootableError
 from partitions.marks import Mark, Marks
 from partitions.slots import Slot
 from partitions.uboot_env import with_values
-from partitions.uboot_store import UbootEnv, changing, places_of
+from partitions.uboot_store import UbootEnv, Writer, changing, places_of
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +83,21 @@ def boot(config: Path) -> Slot:
     with changing(places_of(config)) as (env, writer):
         chosen, saved = choose(env)
         if saved != env:
-            writer.store(saved)
+            save(writer, saved)
     if chosen is None:
         raise NothingBootableError(f"{config}: neither slot is confirmed or has tries left")
     log.info("firmware boots slot=%s", chosen.value)
     return chosen
+
+
+def save(writer: Writer, env: UbootEnv) -> None:
+    """Write as U-Boot does: the sectors of one copy, from the first to the last.
+
+    Raises:
+        DeviceWriteError: the device failed.
+    """
+    writer.file.pwrite(writer.offset, env.copies[env.active])
+    writer.file.sync()
 
 
 def choose(env: UbootEnv) -> tuple[Slot | None, UbootEnv]:

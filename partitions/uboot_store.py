@@ -1,8 +1,8 @@
 """U-Boot's environment on its devices or in its files: read whole, changed so that a cut is safe.
 
-With two copies the one that does not count is written whole and flushed; the other is not touched,
-and the new one counts only once its CRC fits. A single copy is changed in place, and only where
-it lies within one sector of 512 bytes (decision 0010).
+With two copies the one that does not count is written, its first sector last; the other is not
+touched, and the new one counts only once its CRC fits. A single copy is changed in place, and only
+where it lies within one sector of 512 bytes (decision 0010).
 """
 
 from __future__ import annotations
@@ -157,10 +157,18 @@ class Writer:
     def store(self, env: UbootEnv) -> None:
         """Write the environment's active copy there, and return when it is durable.
 
+        Of two copies the sector with CRC and flag comes last, behind a flush: else a write that was
+        cut, and whose missing sectors a later one happens to bring, would become whole by it.
+
         Raises:
             DeviceWriteError: the device failed.
         """
-        self.file.pwrite(self.offset, env.copies[env.active])
+        copy = env.copies[env.active]
+        head = SECTOR_BYTES - self.offset % SECTOR_BYTES if env.is_double else len(copy)
+        if copy[head:]:
+            self.file.pwrite(self.offset + head, copy[head:])
+            self.file.sync()
+        self.file.pwrite(self.offset, copy[:head])
         self.file.sync()
 
 

@@ -11,13 +11,14 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from partitions.boot import Places, open_boot_control
+from partitions.boot import Places, choose_loader, open_boot_control
 from partitions.errors import BootFileSharedError
 from partitions.slots import PartRef, Slot, SlotLayout, files_of
 from updater.errors import SettingsError
 from updater.machine import Machine
 from updater.node import Node
 from updater.progress import ProgressFile
+from updater.settings import SlotsSettings
 from updater.state import Store
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from updater.steering import Steering
     from updater.trust.refresh import TrustClient
 
+NOWHERE: Final = Path("/dev/null/none")  # nothing can be below a file
 SYSTEM_CA_FILE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
@@ -51,14 +53,24 @@ def slot_layout(settings: Settings) -> SlotLayout:
 
 
 def places(settings: Settings, layout: SlotLayout) -> Places:
-    """Return where the slots and the loader's memory are."""
+    """Return where the slots and the loader's memory are.
+
+    A model does not look at what this machine itself boots from, and so never finds it.
+    """
     slots = settings.slots
+    own = SlotsSettings()
+    is_model = settings.node.machine == "model"
+
+    def place(path: str, machines_own: str) -> Path:
+        return NOWHERE if is_model and path == machines_own else Path(path)
+
     return Places(
         disk=Path(slots.disk),
         layout=layout,
         grubenv=_path(slots.grubenv),
-        boot_folder=Path(slots.boot_folder),
-        uboot_config=Path(slots.uboot_config),
+        boot_folder=place(slots.boot_folder, own.boot_folder),
+        uboot_config=place(slots.uboot_config, own.uboot_config),
+        efivars=place(slots.efivars, own.efivars),
         custom_command=tuple(slots.custom_command),
     )
 
@@ -69,21 +81,22 @@ def build(settings: Settings) -> Node:
     Raises:
         SettingsError: a reference is malformed.
         MachineError: the booted slot cannot be told.
-        PartitionsError: the disk has no usable table or lacks a partition.
+        PartitionsError: the disk has no usable table or lacks a partition, or the boot loader
+            cannot be told.
     """
     layout = slot_layout(settings)
     machine = _machine(settings, layout)
+    booted = machine.boot().slot
+    where = places(settings, layout)
+    choice = choose_loader(settings.slots.boot_control, where)
     store = Store(Path(settings.node.state_folder))
     sessions = _sessions(settings)
     return Node(
         settings=settings,
         layout=layout,
         machine=machine,
-        loader=open_boot_control(
-            settings.slots.boot_control,
-            places(settings, layout),
-            booted=machine.boot().slot,
-        ),
+        loader=open_boot_control(choice.name, where, booted=booted),
+        loader_choice=choice,
         store=store,
         clock=_now,
         chance=random.SystemRandom().random,
@@ -113,6 +126,7 @@ def _machine(settings: Settings, layout: SlotLayout) -> Machine:
         machine_id_file=Path(settings.node.machine_id_file),
         alias=settings.node.alias,
         reboot_command=settings.node.reboot_command,
+        boot_folder=Path(settings.slots.boot_folder),
     )
 
 

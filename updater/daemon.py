@@ -27,6 +27,7 @@ from updater.download import DownloadStoppedError
 from updater.engine import Engine
 from updater.errors import EXIT_NOTHING, EngineBusyError, UpdaterError
 from updater.notify import Notifier, Watchdog
+from updater.processes import CommandStoppedError
 from updater.rebooting import give_try_back
 from updater.rooms import ROOM_ERRORS
 from updater.service_line import service_line
@@ -159,7 +160,7 @@ class Daemon:
             self._show_metrics()
             if wait is not None:
                 self._rest(wait)
-        except DownloadStoppedError:
+        except (DownloadStoppedError, CommandStoppedError):
             return
         except EngineBusyError:  # no failure: a verb is under way, and its end wakes us
             if not self._waits_for_verb:

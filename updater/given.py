@@ -25,7 +25,7 @@ from images.version import parse_version
 from updater.download import Download, Patience
 from updater.errors import RefusedError
 from updater.machine import MachineError
-from updater.plan import DoesNotFitError, Found, OwnFacts, check_fit
+from updater.plan import DoesNotFitError, Found, OwnFacts, check_fit, parts_of
 from updater.sources import check_sources, deltas_of
 from updater.trust.errors import (
     BelowFloorError,
@@ -68,7 +68,9 @@ class ImageUnknownError(RefusedError):
     """The image that the payload makes does not say what it is."""
 
     code = "image-unknown"
-    hint = "Only images with /usr/lib/bascule/image.toml on ext2, 3 or 4 are installed this way."
+    hint = (
+        "It needs /usr/lib/bascule/image.toml, on ext2, 3, 4, squashfs or erofs; btrfs needs root."
+    )
 
 
 class GivenNotNewerError(RefusedError):
@@ -204,7 +206,9 @@ def inspect(node: Node, found: Found) -> Found:
         checked = _inspect_mirrors(node, found, keys, room_bytes=_room(node, slot))
     facts = checked.facts
     if isinstance(facts, OwnFacts):
-        regions = node.regions(slot)
+        regions = parts_of(
+            facts, node.regions(slot), postinstall=node.settings.updates.postinstall != "none"
+        )
         check_fit(facts, regions)
         check_sources(facts, node.regions(slot.other), regions)
     return checked

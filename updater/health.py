@@ -19,7 +19,7 @@ from updater.health_units import (
     printable,
     words_of_failed,
 )
-from updater.processes import CommandError, run
+from updater.processes import CommandError, CommandStoppedError, run
 
 FAILED_UNITS = "failed-units"  # what the look at all units is called in verdicts
 
@@ -91,6 +91,7 @@ def examine(
     *,
     facts: Mapping[str, str],
     beat: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> HealthVerdict:
     """Look once at everything that is wanted, cheapest first; stop at the first that fails.
 
@@ -98,12 +99,16 @@ def examine(
         wanted: what to look at; nothing means that reaching this point is health enough.
         facts: put into each command's environment (BASCULE_SLOT, BASCULE_VERSION ...).
         beat: called often while a check runs.
+        stopped: asked as often; a look that is not to be finished gives no verdict.
+
+    Raises:
+        CommandStoppedError: the look was stopped while a command ran.
     """
     looks: tuple[Iterator[HealthVerdict], ...] = (
         _units(wanted, beat),
         _failed_units(wanted, beat),
         _ports(wanted, beat),
-        _commands(wanted.checks, facts, beat),
+        _commands(wanted.checks, facts, beat, stopped),
     )
     return next((verdict for look in looks for verdict in look), HealthVerdict())
 
@@ -144,18 +149,34 @@ def _ports(wanted: Wanted, beat: Callable[[], None]) -> Iterator[HealthVerdict]:
 
 
 def _commands(
-    checks: Sequence[Check], facts: Mapping[str, str], beat: Callable[[], None]
+    checks: Sequence[Check],
+    facts: Mapping[str, str],
+    beat: Callable[[], None],
+    stopped: Callable[[], bool],
 ) -> Iterator[HealthVerdict]:
     for check in checks:
-        why = _why_failed(check, facts, beat)
+        why = _why_failed(check, facts, beat, stopped)
         if why:
             yield HealthVerdict(failed=check.name, sentence=f"check {check.name}{why}")
 
 
-def _why_failed(check: Check, facts: Mapping[str, str], beat: Callable[[], None]) -> str:
+def _why_failed(
+    check: Check,
+    facts: Mapping[str, str],
+    beat: Callable[[], None],
+    stopped: Callable[[], bool],
+) -> str:
     """Run one command; returns what to say after its name, empty when it passed."""
     try:
-        outcome = run(check.command, timeout_secs=check.timeout_secs, extra=facts, beat=beat)
+        outcome = run(
+            check.command,
+            timeout_secs=check.timeout_secs,
+            extra=facts,
+            beat=beat,
+            stopped=stopped,
+        )
+    except CommandStoppedError:
+        raise
     except CommandError as error:
         return f": {error}"
     if outcome.status is None:

@@ -109,19 +109,17 @@ def _clear(plan: Plan) -> None:
 
 
 def _sized(plan: Plan, manifest: Manifest) -> dict[str, Region]:
-    """Return the regions with the sizes of the images; what is written in place begins as a copy.
+    """Return the regions with the sizes of the images.
 
-    Only then may a file be too long in the end.
+    What is written in place begins as a copy, and in whole blocks: only such a file is cut in the
+    end.
     """
-    copied = {
-        part.name: plan.sources[part.name].readable_bytes
-        for part in deltas_of(manifest)
-        if manifest.is_in_place(part)
-    }
-    return {
-        part.name: plan.regions[part.name].sized(max(part.size, copied.get(part.name, 0)))
-        for part in plan.facts.partitions
-    }
+    sizes = {part.name: part.size for part in plan.facts.partitions}
+    for part in deltas_of(manifest):
+        if manifest.is_in_place(part):
+            most = max(part.size, plan.sources[part.name].readable_bytes)
+            sizes[part.name] = most + -most % manifest.block_size
+    return {name: plan.regions[name].sized(size) for name, size in sizes.items()}
 
 
 def _sources(

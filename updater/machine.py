@@ -131,8 +131,11 @@ class Machine(Protocol):
     def trusted_root(self) -> bytes:
         """Read the TUF root that the booted image carries."""
 
-    def system_folders(self) -> Sequence[Path]:
-        """Name folders of the running system itself: a boot file beside them never boots."""
+    def apart(self) -> Sequence[tuple[Path, Path]]:
+        """Give pairs of folders: no boot file below the first is on the file system of the second.
+
+        So nothing is written into the empty mount point of the loader's partition.
+        """
 
     def kernel_logs(self, since: datetime) -> Sequence[str]:
         """Tell where the kernel's last words of boots that crashed since then are kept."""

@@ -52,6 +52,7 @@ class LinuxMachine(Machine):
         machine_id_file: 32 hex digits, as in machine-id(5).
         alias: the name people know, empty for the host name.
         reboot_command: what orders a reboot.
+        boot_folder: where the loader's partition is mounted.
         root: where the running system's tree is mounted; for tests.
     """
 
@@ -63,6 +64,7 @@ class LinuxMachine(Machine):
         machine_id_file: Path,
         alias: str,
         reboot_command: Sequence[str],
+        boot_folder: Path = Path("/boot"),
         root: Path = Path("/"),
     ) -> None:
         self._disk = disk
@@ -70,6 +72,7 @@ class LinuxMachine(Machine):
         self._machine_id_file = machine_id_file
         self._alias = alias
         self._reboot_command = list(reboot_command)
+        self._boot_folder = boot_folder
         self._root = root
 
     @override
@@ -79,7 +82,7 @@ class LinuxMachine(Machine):
         Raises:
             BootedSlotError: none of the slots' partitions is below the running system.
         """
-        mounts = Booted.of_mounts(self.system_folders())
+        mounts = Booted.of_mounts(self._system_folders)
         slot = booted_slot(resolve(self._disk, self._layout), mounts)
         if slot is None:
             raise BootedSlotError(f"the running system is on none of the slots of {self._disk}")
@@ -121,7 +124,21 @@ class LinuxMachine(Machine):
         return _read_bounded(self._root / TRUSTED_ROOT_PATH[1:], TRUSTED_ROOT_MAX_BYTES)
 
     @override
-    def system_folders(self) -> Sequence[Path]:
+    def apart(self) -> Sequence[tuple[Path, Path]]:
+        """Keep boot files off the booted slot, and those of the boot folder off the root as well.
+
+        The root may be no slot, as Flatcar's is, where only /usr is one: other files may be there.
+        """
+        regions = resolve(self._disk, self._layout)
+        slots = [
+            (Path("/"), folder)
+            for folder in self._system_folders
+            if folder.exists() and booted_slot(regions, Booted.of_mounts([folder]))
+        ]
+        return (*slots, (self._boot_folder, self._root))
+
+    @property
+    def _system_folders(self) -> Sequence[Path]:
         return (self._root, self._root / "usr")
 
     @override

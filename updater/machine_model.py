@@ -105,7 +105,7 @@ class ModelMachine(Machine):
         return self._read(self.boot().slot, TRUSTED_ROOT_PATH, TRUSTED_ROOT_MAX_BYTES)
 
     @override
-    def system_folders(self) -> Sequence[Path]:
+    def apart(self) -> Sequence[tuple[Path, Path]]:
         return ()  # the model stands on a file of somebody else's system
 
     @override
@@ -220,12 +220,12 @@ def make(settings: Settings, layout: SlotLayout) -> ModelMachine:
 
 def power_supply(settings: Settings, *, daemon: Sequence[str]) -> PowerSupply:
     """Build the mains of the model machine that the settings describe, with its loader."""
-    from partitions.boot import power_on
+    from partitions.boot import choose_loader, power_on
     from updater.assembly import places, slot_layout
 
     where = places(settings, slot_layout(settings))
     return PowerSupply(
-        firmware=lambda: power_on(settings.slots.boot_control, where),
+        firmware=lambda: power_on(choose_loader(settings.slots.boot_control, where).name, where),
         run_folder=Path(settings.node.run_folder),
         daemon=daemon,
     )

@@ -30,7 +30,7 @@ class Snapshot:
         confirmed: whether the loader has the booted slot as good.
         gates: the verdicts before a reboot.
         downloaded_bytes: fetched for the update under way, all attempts together.
-        denied: the code of each version that is refused here.
+        denied: each version that is refused here, and the code of why.
         events_waiting: events that the server has not been told yet.
         next_check: when, as far as it is known.
     """
@@ -41,7 +41,7 @@ class Snapshot:
     confirmed: bool
     gates: Sequence[GateVerdict]
     downloaded_bytes: int
-    denied: Sequence[str]
+    denied: Mapping[str, str]
     events_waiting: int
     next_check: datetime | None
 
@@ -84,9 +84,15 @@ def _gauges(of: Snapshot) -> Iterator[_Gauge]:
     yield from _update(of)
     yield from _checks(of)
     yield from _waiting(of)
-    failed = sum(code != ROLLED_BACK for code in of.denied)
+    failed = sum(code != ROLLED_BACK for code in of.denied.values())
     yield _one("bascule_denied_versions", "Versions that are refused here.", len(of.denied))
     yield _one("bascule_failed_versions", "Those of them that failed here.", failed)
+    if of.denied:
+        yield _Gauge(
+            "bascule_denied_info",
+            "Each version that is refused here, and why.",
+            [_Sample(1, {"version": one, "code": why}) for one, why in of.denied.items()],
+        )
     yield _one("bascule_events_waiting", "Events that the server was not told.", of.events_waiting)
 
 

@@ -96,7 +96,7 @@ def take_snapshot(node: Node, memory: NodeState) -> Snapshot:
         confirmed=node.loader.read().slots[slot].confirmed,
         gates=node.gates(memory),
         downloaded_bytes=downloaded,
-        denied=[failure.code for failure in node.store.read_denied().values()],
+        denied={version: why.code for version, why in node.store.read_denied().items()},
         events_waiting=len(node.store.read_reports()),
         next_check=due_check(node, memory),
     )

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     import requests
 
     from images.release import ImageFacts
+    from partitions.boot import Choice
     from partitions.boot.control import BootControl, BootState
     from updater.machine import Boot, Machine
     from updater.permit.contract import PermitKeeper
@@ -69,6 +70,7 @@ class Node:
         layout: which partitions and files make slot A and slot B.
         machine: the computer.
         loader: the boot loader's memory.
+        loader_choice: which loader that is, and why.
         store: the state folder.
         clock: the time, with zone.
         chance: a number in [0, 1), for jitter.
@@ -83,6 +85,7 @@ class Node:
     layout: SlotLayout
     machine: Machine
     loader: BootControl
+    loader_choice: Choice
     store: Store
     clock: Callable[[], datetime]
     chance: Callable[[], float]
@@ -93,6 +96,15 @@ class Node:
     progress: ProgressFile
     stop: threading.Event = field(default_factory=threading.Event)
     beat: Callable[[], None] = field(default=lambda: None)
+
+    @property
+    def trial_tries(self) -> int:
+        """How many boots a new slot gets: as set, or as many as the loader can count.
+
+        Raises:
+            PartitionsError: the loader cannot be asked.
+        """
+        return min(self.settings.slots.tries, self.loader.max_tries)
 
     @property
     def steering(self) -> Steering | None:
@@ -148,7 +160,7 @@ class Node:
         Raises:
             AnyRoomError: the marker, or the loader's memory, cannot be written.
         """
-        tries = self.settings.slots.tries
+        tries = self.trial_tries
         image = self.machine.image_file(self.boot().slot)
         self.store.write_marker(TrialMarker(reboots_left=tries, image=image))
         self.loader.arm(slot, tries=tries)
@@ -183,7 +195,7 @@ class Node:
     def booted(self) -> Booted:
         """Name the partitions and files of the running system: never to be written."""
         regions = self.regions(self.boot().slot)
-        return Booted.of_regions(regions.values(), folders=self.machine.system_folders())
+        return Booted.of_regions(regions.values(), apart=self.machine.apart())
 
     def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
         """Ask every gate before a reboot.
@@ -263,7 +275,12 @@ class Node:
         if found.fallen_back is not None:
             update, failure = found.fallen_back
             self.store.deny(update.version, failure)
-            log.error("update did not hold version=%s code=%s", update.version, failure.code)
+            log.error(
+                "update did not hold version=%s code=%s why=%s",
+                update.version,
+                failure.code,
+                failure.sentence,
+            )
             self.store.remember(
                 self.clock(),
                 "fell back",

@@ -32,6 +32,7 @@ from updater.plan import OwnFacts
 
 if TYPE_CHECKING:
     from images.source import OldImage
+    from partitions.slots import Region
     from partitions.writer import RegionWriter
     from updater.plan import Plan
     from updater.state import Journal
@@ -270,7 +271,7 @@ class Pipeline:
                 writer.zero_at(offset, length)
         else:
             for offset, data in writes(step.operation, output, block_size=block_size):
-                writer.write_at(offset, data)
+                writer.write_at(offset, _within(writer.region, offset, data))
         self._budget.give(step.cost)
         self._flusher.mark(step.number + 1, step.operation.data_length)
         self._shell.progress(self._download.position)
@@ -284,6 +285,11 @@ class Pipeline:
                 self._journal, next_operation=next_operation, downloaded=downloaded
             )
         )
+
+
+def _within(region: Region, offset: int, data: memoryview) -> memoryview:
+    """Return what of the last block belongs to the image: a file ends where its image ends."""
+    return data if region.room is None else data[: max(0, region.size - offset)]
 
 
 class _Flusher:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from updater.errors import RefusedError
 
@@ -128,6 +128,25 @@ class Plan:
         """
         facts = self.facts
         return not isinstance(facts, OwnFacts) or (facts.proven and not facts.in_place)
+
+
+BROUGHT: Final = frozenset({"kernel", "pcr-policy"})
+"""Parts that Flatcar's post-install program brings itself, where the payload does not."""
+
+
+def parts_of(
+    facts: Facts, regions: Mapping[str, Region], *, postinstall: bool
+) -> dict[str, Region]:
+    """Return the parts of a slot that a payload must make.
+
+    Args:
+        facts: of the payload.
+        regions: all parts of the slot.
+        postinstall: whether Flatcar's post-install program runs afterwards.
+    """
+    made = {part.name for part in facts.partitions}
+    left = BROUGHT - made if postinstall else frozenset()
+    return {name: region for name, region in regions.items() if name not in left}
 
 
 def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:

@@ -15,6 +15,7 @@ import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from updater.errors import UpdaterError
@@ -40,6 +41,12 @@ FILE_SYSTEMS: Final = (
 )
 # The only names that the program finds in its environment, where they are set.
 PASSED_ON: Final = ("LD_LIBRARY_PATH", "ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY")
+# What the program is told of parts that are in their place already.
+ARGUMENTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"kernel": "KERNEL", "pcr-policy": "PCR_POLICY"}
+)
+# It ends with us: left alone it would arm a slot that the next install overwrites.
+_UNTIL_WE_END: Final = ("setpriv", "--pdeathsig", "KILL")
 FIRMWARE_STATUS: Final = 3  # ChromeOS: booted from the second firmware
 LINES_MAX: Final = 200  # of the program's words in the log
 LINE_MAX_CHARS: Final = 500
@@ -67,7 +74,12 @@ class PostinstallFirmwareError(UpdaterError):
 
 
 def run_postinstall(
-    region: Region, *, run_folder: Path, timeout_secs: float, environment: Mapping[str, str]
+    region: Region,
+    *,
+    brought: Mapping[str, Path],
+    run_folder: Path,
+    timeout_secs: float,
+    environment: Mapping[str, str],
 ) -> None:
     """Run the post-install program of the image in `region`; returns when it succeeded.
 
@@ -75,6 +87,8 @@ def run_postinstall(
 
     Args:
         region: of the part `usr` in the written slot, read back and judged.
+        brought: `kernel` and `pcr-policy` as far as the payload brought them, and where they are:
+            the program need not install them.
         run_folder: where the mount's folder is made.
         timeout_secs: after which the program and all it started in its group is killed.
         environment: ours; of it only what the contract names is passed on.
@@ -90,14 +104,18 @@ def run_postinstall(
             raise PostinstallError(f"the image has no program {PROGRAM}")
         log.info("post-install begins device=%s", device)
         outcome = run(
-            # It ends with us: left alone it would arm a slot that the next install overwrites.
-            ["setpriv", "--pdeathsig", "KILL", str(program), device],
+            [*_UNTIL_WE_END, str(program), device, *_arguments(brought)],
             timeout_secs=timeout_secs,
             environment=_environment(environment),
         )
     _say(outcome.output)
     _judge(outcome, timeout_secs)
     log.info("post-install ended well device=%s", device)
+
+
+def _arguments(brought: Mapping[str, Path]) -> list[str]:
+    """Return KERNEL= and PCR_POLICY=, in the order of the contract."""
+    return [f"{word}={brought[part]}" for part, word in ARGUMENTS.items() if part in brought]
 
 
 def clean_up(run_folder: Path) -> None:

@@ -31,6 +31,13 @@ class CommandError(UpdaterError):
     hint = "Run the command by hand to see what it says."
 
 
+class CommandStoppedError(CommandError):
+    """A program was ended because whoever started it ends."""
+
+    code = "command-stopped"
+    hint = "The service was told to stop; the command runs again when it is started."
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """How a program ended.
@@ -53,6 +60,7 @@ def run(
     with_errors: bool = True,
     output_max_bytes: int = OUTPUT_MAX_BYTES,
     beat: Callable[[], None] = lambda: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Run `command` in a process group of its own; after `timeout_secs` the group is killed.
 
@@ -64,9 +72,11 @@ def run(
         with_errors: keep the error stream too.
         output_max_bytes: how much of the end of its output is kept.
         beat: called every `LOOK_SECS` at least until it ends, so that our caller counts as alive.
+        stopped: asked as often; tells that the group shall be killed now.
 
     Raises:
         CommandError: the program cannot be started.
+        CommandStoppedError: it was killed because of `stopped`.
     """
     try:
         process = subprocess.Popen(
@@ -82,15 +92,20 @@ def run(
         why = getattr(error, "strerror", None) or error
         raise CommandError(f"{command[0]!r} cannot be started: {why}") from error
     deadline = time.monotonic() + timeout_secs
-    output = _listen(process, deadline, output_max_bytes, beat)
-    return Outcome(status=_ended_by(process, deadline, beat), output=output)
+
+    def left() -> float:
+        beat()
+        return 0.0 if stopped() else deadline - time.monotonic()
+
+    output = _listen(process, left, output_max_bytes)
+    status = _ended_by(process, left)
+    if status is None and stopped():
+        raise CommandStoppedError(f"{command[0]!r} was stopped before it ended")
+    return Outcome(status=status, output=output)
 
 
 def _listen(
-    process: subprocess.Popen[bytes],
-    deadline: float,
-    output_max_bytes: int,
-    beat: Callable[[], None],
+    process: subprocess.Popen[bytes], left: Callable[[], float], output_max_bytes: int
 ) -> bytes:
     """Collect what the program says until it ends, falls silent for good, or time is up.
 
@@ -100,10 +115,9 @@ def _listen(
         return b""
     kept = b""
     with process.stdout as pipe:
-        while (left := deadline - time.monotonic()) > 0:
-            beat()
+        while (secs := left()) > 0:
             ended = process.poll() is not None
-            if not select.select([pipe], [], [], 0 if ended else min(left, LOOK_SECS))[0]:
+            if not select.select([pipe], [], [], 0 if ended else min(secs, LOOK_SECS))[0]:
                 if ended:
                     break
                 continue
@@ -114,16 +128,13 @@ def _listen(
     return kept
 
 
-def _ended_by(
-    process: subprocess.Popen[bytes], deadline: float, beat: Callable[[], None]
-) -> int | None:
+def _ended_by(process: subprocess.Popen[bytes], left: Callable[[], float]) -> int | None:
     """Return the exit status; None when the whole group had to be killed."""
-    left = LOOK_SECS
-    while left > 0:
-        beat()
-        left = deadline - time.monotonic()
+    secs = LOOK_SECS
+    while secs > 0:
+        secs = left()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(min(max(left, 0.0), LOOK_SECS))
+            return process.wait(min(max(secs, 0.0), LOOK_SECS))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):

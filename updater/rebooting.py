@@ -172,27 +172,29 @@ def require_armed(memory: NodeState) -> None:
 def look_at_health(node: Node, memory: NodeState) -> tuple[NodeState, HealthVerdict]:
     """Look once at the health; a trial that has to stay healthy for a while says so.
 
-    A good look lasts: what it notes on the way is for people and may be lost on a full disk.
+    A verdict counts though it cannot be noted: a full disk must not hide why a trial goes back.
+
+    Raises:
+        CommandStoppedError: the service was told to stop: there is no verdict.
+        StateError: that the old system is healthy cannot be noted.
     """
     boot = node.boot()
     verdict = _examine(node, boot.slot)
     if not verdict.healthy:
         log.warning("system is not healthy yet check=%s why=%s", verdict.failed, verdict.sentence)
-        changes = {"waiting_code": "health-failing", "waiting_sentence": verdict.sentence}
-        return node.keep(memory, **changes), verdict
+        return _note(node, memory, "health-failing", verdict.sentence), verdict
     if memory.state is State.TRIAL:
-        return _note_steady(node, memory), verdict
+        secs = node.settings.health.steady_secs
+        sentence = f"the system is healthy and is confirmed once it has been so for {secs:g} s"
+        return _note(node, memory, "health-steady", sentence) if secs else memory, verdict
     changes = {"healthy_boot": boot.boot_id, "waiting_code": "", "waiting_sentence": ""}
     return node.keep(memory, **changes), verdict
 
 
-def _note_steady(node: Node, memory: NodeState) -> NodeState:
-    secs = node.settings.health.steady_secs
-    if not secs:
-        return memory
-    sentence = f"the system is healthy and is confirmed once it has been so for {secs:g} s"
+def _note(node: Node, memory: NodeState, code: str, sentence: str) -> NodeState:
+    """Let people know how the last look went."""
     try:
-        return node.keep(memory, waiting_code="health-steady", waiting_sentence=sentence)
+        return node.keep(memory, waiting_code=code, waiting_sentence=sentence)
     except StateError as error:
         log.warning("health is not noted why=%s", error)
         return memory
@@ -205,7 +207,7 @@ def _examine(node: Node, slot: Slot) -> HealthVerdict:
     except ROOM_ERRORS as error:
         return HealthVerdict(failed=error.code, sentence=str(error))
     facts = {"BASCULE_SLOT": slot.value, "BASCULE_VERSION": running.version}
-    return examine(node.settings.health, facts=facts, beat=node.beat)
+    return examine(node.settings.health, facts=facts, beat=node.beat, stopped=node.stop.is_set)
 
 
 def confirm(node: Node, memory: NodeState) -> NodeState:

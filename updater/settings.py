@@ -18,7 +18,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from partitions.marks import TRIES_MAX
+from partitions import efi_firmware, marks, systemd_boot_firmware
+from partitions.boot.detection import AUTO
 from updater.errors import SettingsError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
@@ -63,9 +64,10 @@ class SlotsSettings(_Section, frozen=True):
     """`[slots]`: the disk, its loader, and which partitions and files make slot A and slot B."""
 
     disk: str = ""
-    boot_control: str = "gptprio"
+    boot_control: str = AUTO
     grubenv: str = ""
     boot_folder: str = "/boot"
+    efivars: str = "/sys/firmware/efi/efivars"
     uboot_config: str = "/etc/fw_env.config"
     custom_command: list[str] = []
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
@@ -343,6 +345,8 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     """Refuse what each value allows alone but the whole does not."""
     where = files[-1] if files else FOLDERS[1] / FILE_NAME
     _check_slots(settings.slots, where)
+    if settings.node.machine == "model":
+        _check_model(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:
         raise SettingsError(f"{where}: permit.kind is etcd but permit.endpoints is empty")
     if settings.updates.postinstall == "flatcar" and "usr" not in settings.slots.a:
@@ -398,8 +402,32 @@ def _check_slots(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.disk is not set: no disk, no slots")
     if not slots.a or slots.a.keys() != slots.b.keys():
         raise SettingsError(f"{where}: slots.a and slots.b must name the same parts, at least one")
-    if slots.boot_control == "grubenv":
+    name = "grubenv" if slots.boot_control == AUTO and slots.grubenv else slots.boot_control
+    if name == "grubenv":
         _check_grubenv(slots, where)
+    if name == "custom" and not slots.custom_command:
+        raise SettingsError(
+            f"{where}: slots.boot_control is custom but slots.custom_command is empty"
+        )
+    if name in _TRIES_MAX:
+        counter, most = _TRIES_MAX[name]
+        if slots.tries > most:
+            raise SettingsError(f"{where}: slots.tries is {slots.tries}, {counter} to {most}")
+
+
+def _check_model(slots: SlotsSettings, where: Path) -> None:
+    """Refuse a model whose firmware would change what this machine itself boots from."""
+    own = SlotsSettings()
+    places = {
+        "systemd-boot": ("boot_folder", slots.boot_folder, own.boot_folder),
+        "efi": ("efivars", slots.efivars, own.efivars),
+        "uboot": ("uboot_config", slots.uboot_config, own.uboot_config),
+    }
+    name, path, machines_own = places.get(slots.boot_control, ("", "", None))
+    if path == machines_own:
+        raise SettingsError(
+            f"{where}: node.machine is model but slots.{name} is this machine's own {path}"
+        )
 
 
 def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
@@ -407,10 +435,14 @@ def _check_grubenv(slots: SlotsSettings, where: Path) -> None:
         raise SettingsError(f"{where}: slots.boot_control is grubenv but slots.grubenv is not set")
     if not Path(slots.grubenv).is_absolute():
         raise SettingsError(f"{where}: slots.grubenv {slots.grubenv!r} is no absolute path")
-    if slots.tries > TRIES_MAX:
-        raise SettingsError(
-            f"{where}: slots.tries is {slots.tries}, GRUB's environment counts to {TRIES_MAX}"
-        )
+
+
+_TRIES_MAX: Final = {
+    "grubenv": ("GRUB's environment counts", marks.TRIES_MAX),
+    "uboot": ("U-Boot's environment counts", marks.TRIES_MAX),
+    "systemd-boot": ("an entry of systemd-boot counts", systemd_boot_firmware.TRIES_MAX),
+    "efi": ("the firmware's BootNext counts", efi_firmware.TRIES_MAX),
+}
 
 
 def _check_windows(rows: Sequence[WindowSettings], origins: Mapping[str, Path]) -> None:

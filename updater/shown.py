@@ -82,6 +82,8 @@ def slots(node: Node) -> list[Facts]:
                 "armed": state.armed,
                 "tries_left": state.tries_left,
                 "confirmed": state.confirmed,
+                "loader": node.loader_choice.name,
+                "loader_because": node.loader_choice.because,
                 **_image(node, slot),
                 "partitions": {part: _part(region) for part, region in node.regions(slot).items()},
             }
@@ -135,9 +137,7 @@ def status_lines(facts: Mapping[str, Any], *, bar: bool = False) -> Iterator[str
         yield f"checked   {check['at']}: {check['sentence'] or 'done'}{code}"
     if facts["next_check"]:
         yield f"next      {facts['next_check']}"
-    if facts["last_failure"]:
-        failure = facts["last_failure"]
-        yield f"failure   {failure['sentence']} [{failure['code']}]"
+    yield from _failure_lines(facts["last_failure"])
     for version, why in facts["denied"].items():
         yield f"refuses   {version}: {why}"
 
@@ -163,6 +163,14 @@ def _order_lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"pinned    to {facts['pinned']}"
 
 
+def _failure_lines(failure: Mapping[str, Any] | None) -> Iterator[str]:
+    if failure is None:
+        return
+    yield f"failure   {failure['sentence']} [{failure['code']}]"
+    if failure["hint"]:
+        yield f"          {failure['hint']}"
+
+
 def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield the text of `bascule slots`."""
     yield "slot  version        booted  target  armed  tries  confirmed"
@@ -172,6 +180,8 @@ def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"{row['slot']:<5} {row['version'] or '-':<14} {marks[0]:<7} {marks[1]:<7} "
             f"{marks[2]:<6} {row['tries_left']:<6} {_mark(row['confirmed'])}"
         )
+    if rows:
+        yield f"loader {rows[0]['loader']}: {rows[0]['loader_because']}"
 
 
 def _mark(value: object) -> str:

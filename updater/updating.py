@@ -26,7 +26,7 @@ from updater.install import (
 )
 from updater.lifecycle import Event
 from updater.pipeline import PayloadDigestError
-from updater.plan import Found, Plan, check_fit
+from updater.plan import BROUGHT, Found, Plan, check_fit, parts_of
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
 from updater.state import Failure, NodeState, Report, SlotRecord, Update
@@ -142,6 +142,7 @@ def _run_postinstall(node: Node, plan: Plan) -> None:
     try:
         run_postinstall(
             plan.regions[PART],
+            brought={name: region.path for name, region in plan.regions.items() if name in BROUGHT},
             run_folder=Path(node.settings.node.run_folder),
             timeout_secs=updates.postinstall_timeout_secs,
             environment=os.environ,
@@ -236,7 +237,9 @@ def _plan(node: Node, update: Update, found: Found) -> Plan:
         sha256=found.sha256,
         size=found.size,
         slot=slot,
-        regions=node.regions(slot),
+        regions=parts_of(
+            found.facts, node.regions(slot), postinstall=settings.updates.postinstall != "none"
+        ),
         keys=given.load_keys(settings.trust.payload_keys),
         checkpoint_bytes=settings.download.checkpoint_mib * MIB,
         booted=node.booted(),

@@ -56,7 +56,10 @@ def build(
                 *_modules(kernel),
                 *_programs(packages),
                 cpio.file("etc/bascule/verity", verity.text.encode()),
-                *(cpio.file(f"etc/bascule/initrd.d/{name}", text.encode()) for name, text in hooks.items()),
+                *(
+                    cpio.file(f"etc/bascule/initrd.d/{name}", text.encode())
+                    for name, text in hooks.items()
+                ),
             ]
         )
     )
@@ -86,7 +89,9 @@ def _programs(packages: Path) -> Iterator[cpio.Node]:
     programs = [packages / "usr/sbin" / name for name in PROGRAMS]
     for program in programs:
         yield cpio.file(f"sbin/{program.name}", program.read_bytes(), executable=True)
-    yield cpio.file("lib64/ld-linux-x86-64.so.2", (packages / _LOADER).read_bytes(), executable=True)
+    yield cpio.file(
+        "lib64/ld-linux-x86-64.so.2", (packages / _LOADER).read_bytes(), executable=True
+    )
     for library in sorted(libraries_of(programs, packages)):
         data = (packages / _LIBRARIES / library).read_bytes()
         yield cpio.file(f"lib/x86_64-linux-gnu/{library}", data)

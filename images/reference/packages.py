@@ -43,7 +43,15 @@ class Wanted:
     @property
     def key(self) -> str:
         """A name for the archive in the cache."""
-        parts = (SUITE, *INCLUDED, KERNEL, HOOK.read_text(), EPOCH, self.mirror, _lines(self.versions))
+        parts = (
+            SUITE,
+            *INCLUDED,
+            KERNEL,
+            HOOK.read_text(),
+            EPOCH,
+            self.mirror,
+            _lines(self.versions),
+        )
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -60,7 +68,10 @@ def fetch(wanted: Wanted, cache: Path) -> tuple[Path, dict[str, str]]:
         draft.unlink(missing_ok=True)
         pins = cache / f"packages-{wanted.key}.pref"
         pins.write_text(preferences(wanted.versions))
-        run(_arguments(wanted, draft, pins), environment={"SOURCE_DATE_EPOCH": EPOCH, "METAPACKAGE": KERNEL})
+        run(
+            _arguments(wanted, draft, pins),
+            environment={"SOURCE_DATE_EPOCH": EPOCH, "METAPACKAGE": KERNEL},
+        )
         draft.replace(archive)
     versions = versions_in(archive)
     if wanted.versions:

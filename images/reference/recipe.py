@@ -110,7 +110,10 @@ def build(order: Order, output: Path, *, say: Callable[[str], None]) -> dict[str
         verity = _image(root, image, order)
         say("initrd")
         _boot_files(base / "files", kernel, verity, order, Path(scratch))
-        files = {name: _publish(Path(scratch) / name, output / name) for name in ("root.img", "linux", "initrd")}
+        files = {
+            name: _publish(Path(scratch) / name, output / name)
+            for name in ("root.img", "linux", "initrd")
+        }
     facts = _facts(order, kernel, verity, versions, files)
     with draft_of(output / "facts.json") as draft:
         draft.append(json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n")
@@ -209,9 +212,7 @@ def _image(root: Path, image: Path, order: Order) -> Verity:
     return append_tree(image, uuid=identity)
 
 
-def _boot_files(
-    base: Path, kernel: Kernel, verity: Verity, order: Order, folder: Path
-) -> None:
+def _boot_files(base: Path, kernel: Kernel, verity: Verity, order: Order, folder: Path) -> None:
     variant = VARIANTS[order.variant]
     changed = variant.kernel(kernel.image.read_bytes(), order.facts.version)
     (folder / "linux").write_bytes(_whole_blocks(changed))

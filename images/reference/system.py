@@ -119,7 +119,9 @@ def check_python(packages: Path) -> None:
 def _check_source(source: Path) -> None:
     missing = [name for name in SOURCES if not (source / name).exists()]
     if missing:
-        raise SourceFolderError(f"{source} is no checkout of bascule: it lacks {', '.join(missing)}")
+        raise SourceFolderError(
+            f"{source} is no checkout of bascule: it lacks {', '.join(missing)}"
+        )
 
 
 def _sources(source: Path) -> Iterator[Path]:
@@ -148,7 +150,9 @@ def _enable(root: Path) -> None:
         shutil.rmtree(folder)
     for unit, target in ENABLED.items():
         if (root / "usr/lib/systemd/system" / unit).exists():
-            tree.link(root, f"etc/systemd/system/{target}.wants/{unit}", f"/usr/lib/systemd/system/{unit}")
+            tree.link(
+                root, f"etc/systemd/system/{target}.wants/{unit}", f"/usr/lib/systemd/system/{unit}"
+            )
     for unit in MASKED:
         tree.link(root, f"etc/systemd/system/{unit}", "/dev/null")
     for generator in (root / "usr/lib/systemd/system-generators").iterdir():

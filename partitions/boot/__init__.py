@@ -15,7 +15,10 @@ from partitions import (
     systemd_boot_firmware,
     uboot_firmware,
 )
+from partitions.boot import custom
 from partitions.boot.control import BootControl, BootState, SlotState
+from partitions.boot.custom import CustomCommand
+from partitions.boot.detection import AUTO, Choice, choose_loader
 from partitions.boot.efi import EfiBootEntries
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
@@ -27,14 +30,17 @@ from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
 __all__ = [
+    "AUTO",
     "KEEPERS",
     "MODELS",
     "BootControl",
     "BootState",
+    "Choice",
     "Keeper",
     "Model",
     "Places",
     "SlotState",
+    "choose_loader",
     "open_boot_control",
     "power_on",
 ]
@@ -87,8 +93,9 @@ KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
         "systemd-boot": lambda at, booted: SystemdBootEntries(
             BootFolder(at.boot_folder), booted=booted
         ),
-        "uboot": lambda at, booted: UbootEnvironment(at.uboot_config, booted=booted),
         "efi": lambda at, booted: EfiBootEntries(EfiVariables(at.efivars), booted=booted),
+        "uboot": lambda at, booted: UbootEnvironment(at.uboot_config, booted=booted),
+        "custom": lambda at, booted: CustomCommand(at.custom_command, booted=booted),
     }
 )
 """Each boot loader that we can speak to, by the name that the settings use."""
@@ -98,8 +105,9 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
         "gptprio": lambda at: firmware.boot(at.disk, at.layout),
         "grubenv": lambda at: grub_firmware.boot(at.environment),
         "systemd-boot": lambda at: systemd_boot_firmware.boot(at.boot_folder),
-        "uboot": lambda at: uboot_firmware.boot(at.uboot_config),
         "efi": lambda at: efi_firmware.boot(at.efivars),
+        "uboot": lambda at: uboot_firmware.boot(at.uboot_config),
+        "custom": lambda at: custom.boot(at.custom_command),
     }
 )
 """What each of them does at power-on, for tests and the demo."""

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Final
 
 from partitions.boot.control import BootState, SlotState
 from partitions.efi_firmware import (
     BOOT_NEXT,
     BOOT_ORDER,
+    TRIES_MAX,
     FirmwareMemory,
     description_of,
     packed,
@@ -28,8 +28,6 @@ from partitions.errors import BootControlError, EfiEntryError, SlotBootedError
 from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
-
-TRIES_MAX: Final = 1
 
 
 class EfiBootEntries:
@@ -53,7 +51,7 @@ class EfiBootEntries:
     def read(self) -> BootState:
         """Return what the firmware remembers and would do next.
 
-        A slot without an entry, or with one that is not active, is not armed.
+        A slot without an entry is not armed; one that is not active is not found in BootOrder.
         """
         memory = FirmwareMemory.of(self._variables)
         return BootState(
@@ -172,7 +170,8 @@ def _entry(memory: FirmwareMemory, slot: Slot) -> int:
 
 
 def _state(memory: FirmwareMemory, slot: Slot) -> SlotState:
-    numbers = {number for number in _numbers(memory, slot) if memory.options[number].active}
-    confirmed = bool(numbers.intersection(memory.order))
+    numbers = _numbers(memory, slot)
+    active = {number for number in numbers if memory.options[number].active}
+    confirmed = bool(active.intersection(memory.order))
     on_trial = memory.once in numbers and not confirmed
     return SlotState(armed=confirmed or on_trial, tries_left=int(on_trial), confirmed=confirmed)

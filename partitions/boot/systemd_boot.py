@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -31,6 +32,7 @@ from partitions.errors import (
 from partitions.slots import Slot
 from partitions.systemd_boot_firmware import (
     ENTRIES,
+    TRIES_MAX,
     EntryName,
     LoaderEntry,
     choose,
@@ -44,7 +46,6 @@ from partitions.systemd_boot_firmware import (
 log = logging.getLogger(__name__)
 
 SORT_KEY: Final = "bascule"
-TRIES_MAX: Final = 9  # one digit, as elsewhere; the loader could count further
 VERSION_MAX: Final = 999  # then both are numbered anew
 _CONFIG: Final = "loader/loader.conf"
 _KERNEL_KEYS: Final = ("linux", "efi")
@@ -83,9 +84,11 @@ def entry_content(slot: Slot, template: bytes, *, version: int) -> bytes:
     rest = [(key, value) for key, value in found if key not in _KERNEL_KEYS]
     ours = [("sort-key", SORT_KEY), ("version", str(version))]
     content = "".join(f"{key} {value}\n" for key, value in (*ours, *rest, *kernels)).encode()
-    if len(content) > SECTOR_BYTES:
+    later = len(str(VERSION_MAX)) - len(str(version))  # it must fit with every version
+    if len(content) + later > SECTOR_BYTES:
         raise LoaderTemplateError(
-            f"{template_of(slot)}: its entry has {len(content)} bytes, a sector has {SECTOR_BYTES}"
+            f"{template_of(slot)}: its entry may have {len(content) + later} bytes, "
+            f"a sector has {SECTOR_BYTES}"
         )
     return content.ljust(SECTOR_BYTES, b"\n")
 
@@ -130,8 +133,13 @@ class EntriesFound:
 
         The highest of several: what shall come before a slot comes before all its files.
         """
-        versions = [entry.version for entry in self.seen if entry.name.slot is slot]
-        return max((int(text) for text in versions if text.isdecimal()), default=0)
+        own = (entry for entry in self.seen if entry.name.slot is slot)
+        return max((int(entry.version) for entry in own if _is_ranked(entry)), default=0)
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether a slot has an entry, made by hand, that our numbers do not rank."""
+        return any(entry.name.slot and not _is_ranked(entry) for entry in self.seen)
 
 
 class SystemdBootEntries:
@@ -201,13 +209,14 @@ class SystemdBootEntries:
         found = self._find()
         if left is not None:
             self._check_config()
-        if _version_before(slot, found) > VERSION_MAX:
+        if found.is_odd or _version_before(slot, found) > VERSION_MAX:
             self._number_anew(found)
             found = self._find()
-        content = self._content(slot, _version_before(slot, found))
+        version = _version_before(slot, found)
+        content = self._content(slot, version)
         self._check_choice(verb, slot, found, left, content)
         if self._settle(slot, found, left, content):
-            log.info("slot %s slot=%s version=%d", verb, slot.value, self._find().version(slot))
+            log.info("slot %s slot=%s version=%d", verb, slot.value, version)
 
     def _content(self, slot: Slot, version: int) -> bytes:
         template = self._folder.read(template_of(slot))
@@ -287,6 +296,11 @@ class SystemdBootEntries:
         lowest_first = sorted(seen, key=lambda slot: found.seen.index(seen[slot]), reverse=True)
         for version, slot in enumerate(lowest_first, 1):
             self._settle(slot, found, seen[slot].name.left, self._content(slot, version))
+
+
+def _is_ranked(entry: LoaderEntry) -> bool:
+    ours = entry.sort_key == SORT_KEY and not entry.machine_id
+    return ours and re.fullmatch(r"[0-9]{1,9}", entry.version) is not None
 
 
 def _version_before(slot: Slot, found: EntriesFound) -> int:

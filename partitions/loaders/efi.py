@@ -14,8 +14,10 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from partitions.efi_firmware import BOOT_ORDER, description_of, packed
 from partitions.gpt import Entry
 from partitions.loaders.job import BootedBy, Installation, Job, Loader
+from partitions.slots import Slot
 
 TEMPLATE: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 TEMPLATE_PACKAGE: Final = "ovmf"
@@ -37,8 +39,8 @@ def prepare(job: Job) -> Installation:
         f"Boot{number:04X}": load_option(slot, job.esp)
         for number, slot in enumerate(job.slots(), FIRST_NUMBER)
     }
-    order = struct.pack("<H", FIRST_NUMBER) if job.installed else b""
-    return Installation(firmware={**variables, "BootOrder": order} if order else variables)
+    order = {BOOT_ORDER: packed([FIRST_NUMBER])} if job.installed else {}
+    return Installation(firmware=variables | order)
 
 
 def load_option(slot: BootedBy, esp: Entry) -> bytes:
@@ -50,7 +52,7 @@ def load_option(slot: BootedBy, esp: Entry) -> bytes:
     )
     name = _text(_path(slot.kernel))
     path = drive + struct.pack("<BBH", 4, 4, 4 + len(name)) + name + _END
-    head = struct.pack("<IH", _ACTIVE, len(path)) + _text(f"bascule-{slot.letter}")
+    head = struct.pack("<IH", _ACTIVE, len(path)) + _text(description_of(Slot(slot.letter)))
     return head + path + _text(words)
 
 

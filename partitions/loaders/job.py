@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from partitions.errors import LayoutInvalidError, ToolMissingError
 from partitions.gpt import Entry, Table
 from partitions.layout import LETTERS, DiskLayout, Partition, Role
 
-KERNEL = "kernel"  # the part that loaders start
-INITRD = "initrd"  # the part that they hand it
+KERNEL: Final = "kernel"  # the part that loaders start
+INITRD: Final = "initrd"  # the part that they hand it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,11 +37,13 @@ def prepare(job: Job) -> Installation:
         "/loader/loader.conf": SETTINGS,
     }
     templates = {Slot(slot.letter): template(slot) for slot in job.slots()}
+    entries = {}
     for one, text in templates.items():
         files[f"/{template_of(one)}"] = text.encode()
+        # Also for the slot that has none yet: the node could not make an entry that is too long.
+        entries[one] = entry_content(one, text.encode(), version=1)
     if job.installed:
-        entry = entry_content(Slot.A, templates[Slot.A].encode(), version=1)
-        files[f"/{ENTRIES}/bascule-a.conf"] = entry
+        files[f"/{ENTRIES}/bascule-a.conf"] = entries[Slot.A]
     return Installation(files=files)
 
 

@@ -26,7 +26,7 @@ _INITRD: Final = "/bascule/{}/initrd"
 _BEGIN: Final = 'setenv bascule_args "{words}"\n'
 # The script comes to an end where neither slot may boot. An unattended machine must not wait at a
 # prompt: a reset tries again, and helps where the medium could not be read.
-_END: Final = "sleep 30\nreset\n"
+_END: Final = "sleep 10\nreset\n"
 
 
 def prepare(job: Job) -> Installation:

@@ -135,6 +135,7 @@ class Snapshot:
         shutil.copyfile(world.grubenv, kept / "grubenv")
         for name in world.kept_folders:
             shutil.copytree(world.folder / name, kept / name, symlinks=True)
+        shutil.copytree(world.loader, kept / "loader")
         return cls(world, kept)
 
     def restore(self) -> None:
@@ -144,3 +145,5 @@ class Snapshot:
         for name in self.world.kept_folders:
             shutil.rmtree(self.world.folder / name, ignore_errors=True)
             shutil.copytree(self.kept / name, self.world.folder / name, symlinks=True)
+        shutil.rmtree(self.world.loader)
+        shutil.copytree(self.kept / "loader", self.world.loader)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import bsdiff4
 import pytest
 from typing_extensions import override
 
+from images.proto import payload_pb2 as pb
 from partitions.boot import KEEPERS
 from partitions.boot_files import BootFile
 from partitions.slots import Slot
 from tests.sim.cuts import NEVER, Fuse, LifeEndsError, Snapshot, fused
 from tests.sim.full_disk import small_disk
 from tests.sim.lives import due_now, live, memory_of, new_process
-from tests.sim.world import World, run_until
+from tests.sim.payloads import BLOCK, format_1, replace
+from tests.sim.plain import give, stop_after
+from tests.sim.world import World, payload_key, run_until
 from updater import shown
+from updater.download import DownloadStoppedError
 from updater.engine import Engine
 from updater.lifecycle import State
 from updater.machine_model import ModelMachine
 
 A, B = Slot.A, Slot.B
 KIB = 1024
+MIB = 1024 * KIB
 FILES = {"kernel": 600 * KIB, "initrd": 900 * KIB}
 
 
@@ -263,7 +270,8 @@ def test_a_file_that_must_not_be_written_is_refused_before_anything_changes(
     offer(world)
     live(world)
     if how == "not mounted":
-        monkeypatch.setattr(ModelMachine, "system_folders", lambda _: [world.folder])
+        apart = [(world.folder / "boot", world.folder)]
+        monkeypatch.setattr(ModelMachine, "apart", lambda _: apart)
     else:
         kernel = world.boot_file(A, "kernel")
         kernel.unlink()
@@ -275,3 +283,101 @@ def test_a_file_that_must_not_be_written_is_refused_before_anything_changes(
     assert getattr(caught.value, "code", "") == code
     assert snapshot(world) == before
     assert world.node().loader.read().slots[A].armed, "it can still be gone back to"
+
+
+def full_with_kernel(usr: bytes, kernel: bytes) -> pb.DeltaArchiveManifest:
+    """Return the manifest of a format 1 payload whose data is both images, in whole blocks."""
+    manifest = pb.DeltaArchiveManifest(block_size=BLOCK)
+    manifest.ClearField("minor_version")
+    procedure = manifest.procedures.add(type=pb.InstallProcedure.KERNEL)
+    images = (
+        (manifest.partition_operations, manifest.new_partition_info, usr, 0),
+        (procedure.operations, procedure.new_info, kernel, len(usr)),
+    )
+    for operations, info, image, at in images:
+        data = image + bytes(-len(image) % BLOCK)
+        for start in range(0, len(data), MIB):
+            piece = data[start : start + MIB]
+            operations.append(replace(piece, start=start // BLOCK, offset=at + start))
+        info.size, info.hash = len(image), hashlib.sha256(image).digest()
+    return manifest
+
+
+def test_a_kernel_whose_last_block_goes_on_after_it_ends_where_it_ends(tmp_path: Path) -> None:
+    with World(tmp_path, image_size=MIB, files={"kernel": MIB}) as world:
+        node = world.boot()
+        run_until(Engine(node=node), "idle")
+        usr = world.image("2.0.0", rollback_index=1).read_bytes()
+        kernel = os.urandom(MIB + 1000)
+        data = usr + kernel + bytes(-len(kernel) % BLOCK)
+        payload = world.folder / "full.crau"
+        payload.write_bytes(format_1(full_with_kernel(usr, kernel), data, keys=[payload_key()]))
+        give(node, payload)
+        assert world.boot_file(B, "kernel").read_bytes() == kernel
+
+
+def kernel_delta(usr: bytes, old: bytes, new: bytes) -> bytes:
+    """Return a format 1 payload: all of `usr`, and a kernel patched, moved and replaced in place.
+
+    The last block of a shorter kernel is the old one's last.
+    """
+    manifest = pb.DeltaArchiveManifest(block_size=BLOCK)
+    manifest.ClearField("minor_version")
+    blobs = b""
+    for start in range(0, len(usr), MIB):
+        piece = usr[start : start + MIB]
+        manifest.partition_operations.append(
+            replace(piece, start=start // BLOCK, offset=len(blobs))
+        )
+        blobs += piece
+    manifest.new_partition_info.size = len(usr)
+    manifest.new_partition_info.hash = hashlib.sha256(usr).digest()
+    procedure = manifest.procedures.add(type=pb.InstallProcedure.KERNEL)
+    patch = bsdiff4.diff(old[:MIB], new[:MIB])
+    first = replace(patch, start=0, offset=len(blobs), kind=pb.InstallOperation.BSDIFF, blocks=256)
+    first.src_extents.add(start_block=0, num_blocks=256)
+    first.src_length = first.dst_length = MIB
+    procedure.operations.append(first)
+    blobs += patch
+    if len(new) < len(old):
+        move = procedure.operations.add(type=pb.InstallOperation.MOVE)
+        move.src_extents.add(start_block=len(old) // BLOCK, num_blocks=1)
+        move.dst_extents.add(start_block=len(new) // BLOCK, num_blocks=1)
+    for start in range(MIB, len(new) if len(new) > len(old) else 0, MIB):
+        piece = new[start : start + MIB]
+        blocks = -(-len(piece) // BLOCK)
+        procedure.operations.append(
+            replace(piece, start=start // BLOCK, offset=len(blobs), blocks=blocks)
+        )
+        blobs += piece
+    for info, image in ((procedure.old_info, old), (procedure.new_info, new)):
+        info.size, info.hash = len(image), hashlib.sha256(image).digest()
+    return format_1(manifest, blobs, keys=[payload_key()])
+
+
+@pytest.mark.parametrize("grows", [False, True])
+@pytest.mark.parametrize("stopped", [None, 3, 4])
+def test_a_kernel_is_patched_from_a_copy_and_cut_to_its_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grows: bool, stopped: int | None
+) -> None:
+    with World(tmp_path, image_size=2 * MIB, files={"kernel": 2 * MIB}) as world:
+        node = world.boot()
+        run_until(Engine(node=node), "idle")
+        old = os.urandom(2 * MIB + 1000)
+        patched = old[:1000] + b"!" + old[1001:MIB]
+        new = patched + (os.urandom(2 * MIB + 5) if grows else old[2 * MIB :][:333])
+        world.boot_file(A, "kernel").write_bytes(old)
+        usr = world.image("2.0.0", rollback_index=1).read_bytes()
+        payload = world.folder / "delta.crau"
+        payload.write_bytes(kernel_delta(usr, old, new))
+        if stopped:
+            stop_after(node, stopped, monkeypatch)
+            with pytest.raises(DownloadStoppedError):
+                give(node, payload)
+            monkeypatch.undo()
+            run_until(Engine(node=world.node()), "rebooting")
+        else:
+            give(node, payload)
+        assert world.boot_file(B, "kernel").read_bytes() == new
+        assert world.boot_file(A, "kernel").read_bytes() == old
+        assert world.slot_bytes(B) == usr

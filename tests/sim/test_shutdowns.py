@@ -5,6 +5,8 @@ Over every loader that we can speak to: what its model does at power-on is what 
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +98,25 @@ class TestACleanShutdown:
         failure = memory_of(world).last_failure
         assert failure is not None
         assert f"{TRIES_GIVEN_BACK_MAX} times at no cost before" in failure.sentence
+
+    def test_does_not_wait_for_a_check_that_runs_for_long(self, world: World) -> None:
+        """systemd would kill the service, and the try with it."""
+        began = world.folder / "began"
+        world.health = ["sh", "-c", f"touch {began}; sleep 1000"]
+        world.write_settings()
+        settings = world.config.read_text().replace("timeout_secs = 2", "timeout_secs = 900")
+        world.config.write_text(settings)
+        node = on_trial(world)
+        thread = threading.Thread(target=Daemon(node).run)
+        thread.start()
+        while not began.exists():
+            assert thread.is_alive()
+            time.sleep(0.02)
+        (world.folder / "run" / STOPPING_FILE).touch()
+        node.stop.set()
+        thread.join()
+        assert memory_of(world).waiting_code == ""
+        assert world.boot().boot().slot is Slot.B
 
     def test_while_a_check_fails_late_is_no_verdict(self, world: World) -> None:
         """What is stopped by the shutdown fails; that is not the version's fault."""

@@ -17,7 +17,6 @@ import pytest
 from partitions.boot import systemd_boot
 from partitions.boot.control import BootControl
 from partitions.boot.systemd_boot import (
-    TRIES_MAX,
     VERSION_MAX,
     EntriesFound,
     SystemdBootEntries,
@@ -26,7 +25,14 @@ from partitions.boot.systemd_boot import (
 )
 from partitions.errors import BootControlError
 from partitions.slots import Slot
-from partitions.systemd_boot_firmware import ENTRIES, EntryName, LoaderEntry, choose, entries
+from partitions.systemd_boot_firmware import (
+    ENTRIES,
+    TRIES_MAX,
+    EntryName,
+    LoaderEntry,
+    choose,
+    entries,
+)
 from tests.sim.boot_folder import Files, FolderSim
 
 A, B = Slot.A, Slot.B
@@ -64,6 +70,10 @@ JUNK: Mapping[str, Callable[[Slot, int], Files]] = {
     "torn": lambda slot, _: {f"{ENTRIES}/bascule-{slot.value}+2.conf": b"version 9\n"},
     "hand-made": lambda slot, version: {
         f"{ENTRIES}/bascule-{slot.value}.conf": HAND_MADE % (slot.value.encode(), version)
+    },
+    "of another key": lambda slot, version: {
+        f"{ENTRIES}/bascule-{slot.value}.conf": HAND_MADE.replace(b"-key bascule", b"-key 1")
+        % (slot.value.encode(), version)
     },
 }
 
@@ -183,7 +193,7 @@ class Examiner:
         assert len(found.names_of(slot)) == (1 if verb in ("arm", "confirm") else 0)
 
 
-OTHERS = ("disarmed", "confirmed", "tries", "used up", "cut arm", "hand-made")
+OTHERS = ("disarmed", "confirmed", "used up", "cut arm")
 
 
 def memories(slot: Slot, pairs: tuple[tuple[int, int], ...]) -> Iterator[Files]:
@@ -201,6 +211,9 @@ def test_a_cut_at_any_instant_leaves_the_old_or_the_new_state(
         examiner.examine(files, verb, B)
     for files in memories(A, ((3, 3),)):  # of equal versions the later name comes first
         examiner.examine(files, verb, A)
+    for mark in MARKS:  # ranked by hand, and so numbered anew at first
+        odd = marked(A, "of another key", 3)
+        examiner.examine({**DISK, **odd, **marked(B, mark, 4)}, verb, B)
     assert examiner.verbs == {f"{verb} a", f"{verb} b"}
     with capsys.disabled():
         sys.stdout.write(f"\n    {examiner.states} states examined: {verb}")

@@ -22,14 +22,17 @@ from tests.sim.lives import due_now, let_time_pass, live, memory_of, new_process
 from tests.sim.payload_server import Manners
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
-from updater import checking, rebooting, updating
+from updater import checking, rebooting, shown, updating
 from updater.agent import Wait
+from updater.bus.view import properties
 from updater.checking import ArmedAlreadyError, withdraw
 from updater.daemon import Daemon
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
 from updater.errors import EXIT_ARMED, IllegalTransitionError, StateError
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE, STOPPING_FILE
+from updater.metrics import render
+from updater.metrics_file import take_snapshot
 from updater.node import Node
 from updater.omaha import Event
 from updater.rebooting import (
@@ -38,8 +41,10 @@ from updater.rebooting import (
     RollbackRefusedError,
 )
 from updater.state import NodeState
+from updater.steering import flush
 from updater.trust.errors import NothingNewerError, VersionDeniedError
 from updater.updating import NotConfirmedError
+from updater.why import explain
 
 CONFIRMED = SlotState(armed=True, tries_left=0, confirmed=True)
 DISARMED = SlotState(armed=False, tries_left=0, confirmed=False)
@@ -175,8 +180,6 @@ class TestAnUnhealthyTrial:
         live(world)
         node = world.node()
         assert node.steering is not None
-        from updater.steering import flush
-
         flush(node.store, node.steering, checking.present(node, memory(node)))
         failures = [event for event in director.events if event.result == 0]
         assert [
@@ -352,6 +355,33 @@ class TestATrialThatNobodyJudged:
         assert memory(node).state is State.IDLE
         assert [why.code for why in node.store.read_denied().values()] == ["trial-reset"]
 
+    def test_is_told_with_its_cause_to_people_metrics_and_the_server(
+        self, world: World, director: Director
+    ) -> None:
+        world.write_settings(poll_interval_secs=f"1\n{director.setting}")
+        memory(on_trial(world))
+        node = world.boot()
+        memory(node)
+        said = "version 2.0.0 in slot b came up and ended without an orderly shutdown"
+        status = shown.status(node)
+        assert status["last_failure"]["code"] == "trial-reset"
+        lines = list(shown.status_lines(status))
+        at = next(n for n, line in enumerate(lines) if line.startswith(f"failure   {said}"))
+        assert lines[at].endswith("[trial-reset]")
+        assert "look at that boot's console" in lines[at + 1]
+        assert any(line.startswith(f"refuses   2.0.0: {said}") for line in lines)
+        rows = explain(node)["conditions"]
+        assert any(row["code"] == "trial-reset" and said in row["sentence"] for row in rows)
+        metrics = render(take_snapshot(node, memory_of(world)))
+        assert 'bascule_denied_info{version="2.0.0",code="trial-reset"} 1' in metrics
+        on_bus = properties(status, engine_version="1")
+        assert on_bus["LastFailureCode"] == "trial-reset"
+        assert node.steering is not None
+        flush(node.store, node.steering, checking.present(node, memory(node)))
+        (failure,) = [event for event in director.events if event.result == 0]
+        assert (failure.bascule_code, failure.error_code) == ("trial-reset", 44)
+        assert failure.bascule_sentence.startswith(said)
+
     def test_has_as_many_boots_as_the_settings_give(self, world: World) -> None:
         world.write_settings(boot_control='"gptprio"', disk=f'"{world.disk}"\ntries = 3')
         node = on_trial(world)
@@ -437,9 +467,11 @@ class TestAStateFolderThatFails:
         engine = Engine(node=on_trial(world))
         let_time_pass(world)
         with read_only(world.folder / "state"):
-            for _ in range(2):
-                with pytest.raises(StateError):
-                    engine.step()
+            engine.step()  # the look
+            with pytest.raises(StateError):
+                engine.step()
+        assert engine.last_verdict is not None
+        assert "2.0.0 is sick" in engine.last_verdict.sentence
         assert (world.folder / "run" / REBOOT_FILE).exists()
         assert engine.node.loader.read().slots[Slot.B] == DISARMED
         node = world.boot()
@@ -931,8 +963,6 @@ def test_success_is_reported_with_both_versions(world: World, director: Director
     on_trial(world)
     live(world)
     node = world.node()
-    from updater.steering import flush
-
     assert node.steering is not None
     flush(node.store, node.steering, checking.present(node, memory(node)))
     seen: list[tuple[int, int]] = [(event.type, event.result) for event in director.events]

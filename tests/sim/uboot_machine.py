@@ -36,7 +36,7 @@ PATIENCE_SECS: Final = 60
 
 # The first byte ends the countdown of two busy seconds; then what would follow it, by hand. Some
 # bytes are lost while the port is set up.
-_AT_THE_CONSOLE: Final = b"\n" * 40 + b"run bootcmd_virtio0; reset\n"
+_AT_THE_CONSOLE: Final = "\n" * 40 + "{}run bootcmd_virtio0; reset\n"
 
 _PROGRAM: Final = bytes.fromhex(
     "8bbe28020000"  # mov edi, [esi + 0x228]: the command line, by the boot protocol
@@ -134,8 +134,13 @@ class UbootMachine:
         assert len(found) == 1
         return found[0]
 
-    def boot(self, *, readonly: bool = False) -> str:
-        """Power on; return what was said on the console when the kernel or a reset ended it."""
+    def boot(self, *, readonly: bool = False, first: str = "") -> str:
+        """Power on; return what was said on the console when the kernel or a reset ended it.
+
+        Args:
+            readonly: let the disk refuse every write.
+            first: commands to type before, each with a semicolon.
+        """
         done = subprocess.run(
             [
                 *(program("qemu-system-i386"), "-machine", "pc,accel=tcg", "-m", "512"),
@@ -144,7 +149,7 @@ class UbootMachine:
                 *("-drive", f"if=none,id=d,format=raw,file={self.disk}{readonly * ',readonly=on'}"),
                 *("-device", "virtio-blk-pci,drive=d"),
             ],
-            input=_AT_THE_CONSOLE,
+            input=_AT_THE_CONSOLE.format(first).encode(),
             check=False,  # the kernel ends QEMU with 1
             capture_output=True,
             timeout=PATIENCE_SECS,

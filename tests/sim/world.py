@@ -29,6 +29,7 @@ from partitions.disk_image import create_disk
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
 from partitions.slots import Slot
+from tests.sim.loaders import PREPARE
 from tests.sim.payload_server import PayloadServer
 from tests.sim.repository import BOARD, PRODUCT, TufRepository
 from tests.sim.repository_server import RepositoryServer
@@ -62,6 +63,10 @@ machine_id_file = "{folder}/machine-id"
 alias = "node"
 
 [slots]
+boot_folder = "{folder}/loader"
+uboot_config = "{folder}/loader/fw_env.config"
+efivars = "{folder}/loader"
+custom_command = ["sh", "{folder}/loader/custom-loader.sh", "{folder}/loader/memory"]
 disk = "{folder}/disk.img"
 boot_control = "{boot_control}"
 grubenv = "{folder}/grubenv"
@@ -149,6 +154,9 @@ class World:
         self.grubenv.write_bytes(EMPTY_BLOCK)
         GrubEnvironment(self.grubenv).confirm(Slot.A)
         self.write_settings()
+        self.loader.mkdir()
+        if self.boot_control in PREPARE:
+            PREPARE[self.boot_control](self.loader)
         self.release("1.0.0", rollback_index=1)
 
     def __exit__(self, *error: object) -> None:
@@ -166,6 +174,11 @@ class World:
     def kept_folders(self) -> tuple[str, ...]:
         """What a cut leaves as it is, beside the disk and GRUB's environment."""
         return ("state", "run", "boot") if self.files else ("state", "run")
+
+    @property
+    def loader(self) -> Path:
+        """Where the memory of a loader lies that is neither in the GPT nor GRUB's."""
+        return self.folder / "loader"
 
     @property
     def config(self) -> Path:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from updater.cli.root import AS_JSON, Shared, bascule, pass_shared, show
+
+if TYPE_CHECKING:
+    from updater.settings import Settings
 
 
 @bascule.group()
@@ -39,6 +42,7 @@ def config_check(shared: Shared) -> None:
 
         read_windows(rows, local=local_zone())
     click.echo("settings hold: " + ", ".join(str(file) for file in loaded.files))
+    click.echo(f"boot loader: {_loader(loaded.settings)['words']}")
 
 
 @config.command("show")
@@ -64,8 +68,29 @@ def config_show(shared: Shared, *, as_json: bool) -> None:
         for table, content in values.items()
         for key, value in content.items()
     ]
-    text = (f"{row['key']} = {json.dumps(row['value'])}  # {row['origin']}" for row in rows)
-    show(rows, text, as_json=as_json)
+    for row in rows:
+        if row["key"] == "slots.boot_control":
+            row |= {"found": _loader(loaded.settings)}
+    show(rows, map(_line, rows), as_json=as_json)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    found = f"; {row['found']['words']}" if "found" in row else ""
+    return f"{row['key']} = {json.dumps(row['value'])}  # {row['origin']}{found}"
+
+
+def _loader(settings: Settings) -> dict[str, str | None]:
+    """Tell which boot loader this machine has; the settings may be read on another one."""
+    from partitions.boot import choose_loader
+    from partitions.errors import BootControlUnknownError
+    from updater.assembly import places, slot_layout
+
+    try:
+        choice = choose_loader(settings.slots.boot_control, places(settings, slot_layout(settings)))
+    except BootControlUnknownError as error:
+        return {"name": None, "code": error.code, "words": f"{error} [{error.code}]"}
+    words = f"{choice.name}, since {choice.because}"
+    return {"name": choice.name, "code": None, "words": words}
 
 
 def _origin(origins: Mapping[str, Path], key: str) -> str:

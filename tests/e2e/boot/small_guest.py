@@ -28,7 +28,7 @@ ROOMS: Final = ("images", "partitions", "updater")
 BLOCK: Final = 4096
 MODULES: Final = [
     "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4", "erofs", "dm_verity",
-    "vfat", "nls_cp437", "nls_ascii", "efivarfs",
+    "vfat", "nls_cp437", "nls_ascii", "efivarfs", "watchdog",
 ]  # fmt: skip
 LEFT_OUT: Final = re.compile(
     r"(^|/)(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|__pycache__|"

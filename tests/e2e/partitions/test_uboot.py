@@ -144,6 +144,19 @@ def test_a_trial_that_cannot_be_counted_is_passed_over(machine: UbootMachine) ->
     assert "slot b is passed over" in console
 
 
+def test_with_saveenv_the_variables_are_u_boots_own_and_the_file_is_left_alone(
+    machine: UbootMachine,
+) -> None:
+    """This U-Boot has no saveenv, so a trial cannot be counted; a confirmed slot needs none."""
+    machine.put(ENV, ours("b a", "0,0", "1,0"))
+    before = machine.disk.read_bytes()
+    own = 'setenv bascule_store saveenv; setenv BOOT_ORDER "b a"; setenv BOOT_a_OK 1; '
+    console = machine.boot(first=own + "setenv BOOT_b_LEFT 3; ")
+    assert started(console) == "a"
+    assert "slot b is passed over" in console
+    assert machine.disk.read_bytes() == before
+
+
 @pytest.mark.parametrize("name", ["linux", "initrd"])
 def test_a_slot_that_does_not_load_costs_a_try_and_the_next_is_started(
     machine: UbootMachine, name: str

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from images.build import build as build_payload
+from images.format_1 import build_format_1
 from partitions.slots import Region, Slot
 from tests.sim.plain import give, is_armed, memory_of
 from tests.sim.world import TOOLS, World, payload_key, run_until
@@ -72,10 +73,20 @@ def make_image(tree: Path, image: Path, kind: str) -> None:
     subprocess.run(command, check=True, capture_output=True, env={"PATH": TOOLS})
 
 
-def carry_out(region: Region, run_folder: Path, *, timeout_secs: float = 30) -> None:
+def carry_out(
+    region: Region,
+    run_folder: Path,
+    *,
+    timeout_secs: float = 30,
+    brought: dict[str, Path] | None = None,
+) -> None:
     environment = {"HTTPS_PROXY": "http://proxy:1", "LC_ALL": "de_DE", "SECRET": "x"}
     run_postinstall(
-        region, run_folder=run_folder, timeout_secs=timeout_secs, environment=environment
+        region,
+        brought=brought or {},
+        run_folder=run_folder,
+        timeout_secs=timeout_secs,
+        environment=environment,
     )
 
 
@@ -95,6 +106,17 @@ def test_it_is_told_what_the_contract_names_and_nothing_else(
     assert device.startswith("/dev/loop")
     own = {"PWD", "OLDPWD", "SHLVL", "_"}  # the shell's
     assert {name.partition("=")[0] for name in names} - own == {"PATH", "HTTPS_PROXY"}
+
+
+def test_it_is_told_of_parts_that_are_in_their_place(tmp_path: Path, run_folder: Path) -> None:
+    seen = tmp_path / "seen"
+    region = ext2_region(tmp_path, f'echo "$#" "$2" "$3" > {seen}')
+    brought = {"pcr-policy": Path("/var/pcrs-b.zip"), "kernel": Path("/boot/flatcar/vmlinuz-b")}
+
+    carry_out(region, run_folder, brought=brought)
+
+    words = "3 KERNEL=/boot/flatcar/vmlinuz-b PCR_POLICY=/var/pcrs-b.zip\n"
+    assert seen.read_text() == words
 
 
 @pytest.mark.parametrize("kind", ["ext2", "ext3", "ext4", "squashfs"])
@@ -173,6 +195,11 @@ class TestOnANode:
 
     def payload(self, world: World, script: str) -> Path:
         """Return a payload whose image brings this program."""
+        output = world.folder / "2.0.0.crau"
+        build_payload([("usr", self.image(world, script))], output, keys=[payload_key()])
+        return output
+
+    def image(self, world: World, script: str) -> Path:
         image = world.image("2.0.0", rollback_index=1)
         program = world.folder / "postinst"
         program.write_text(f"#!/bin/sh\n{script}\n")
@@ -184,9 +211,7 @@ class TestOnANode:
             capture_output=True,
             env={"PATH": TOOLS},
         )
-        output = world.folder / "2.0.0.crau"
-        build_payload([("usr", image)], output, keys=[payload_key()])
-        return output
+        return image
 
     def test_the_slot_is_armed_after_it_succeeded(self, world: World, tmp_path: Path) -> None:
         ran = tmp_path / "ran"
@@ -198,6 +223,33 @@ class TestOnANode:
         assert ran.exists()
         assert is_armed(node)
         assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+
+    def test_kernel_and_policy_are_in_their_places_and_it_is_told_so(
+        self, world: World, tmp_path: Path
+    ) -> None:
+        """As Flatcar's engine does it; what the payload does not bring is the program's work."""
+        world.files = {"kernel": 1_234_589, "pcr-policy": 777}
+        world.write_settings(reboot='"manual"\npostinstall = "flatcar"')
+        for part in world.files:
+            world.boot_file(Slot.A, part).parent.mkdir(parents=True, exist_ok=True)
+            world.boot_file(Slot.A, part).write_bytes(b"old")
+        node = world.boot()
+        run_until(Engine(node=node), "idle")
+        seen = tmp_path / "seen"
+        image = self.image(world, f'shift; echo "$@" > {seen}')
+        kernel = tmp_path / "kernel"
+        kernel.write_bytes(os.urandom(1_234_589))
+        output = world.folder / "2.0.0.crau"
+        build_format_1([("usr", image), ("kernel", kernel)], output, keys=[payload_key()])
+
+        give(node, output)
+
+        place = world.boot_file(Slot.B, "kernel")
+        assert seen.read_text() == f"KERNEL={place}\n"
+        assert place.read_bytes() == kernel.read_bytes()
+        assert not world.boot_file(Slot.B, "pcr-policy").exists()
+        assert world.boot_file(Slot.A, "kernel").read_bytes() == b"old"
+        assert is_armed(node)
 
     def test_the_slot_is_not_armed_when_it_failed_though_it_chose_the_slot_already(
         self, world: World, monkeypatch: pytest.MonkeyPatch

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from partitions import uboot_env
 from partitions.attributes import BootBits
 from partitions.boot import (
     KEEPERS,
@@ -20,16 +19,11 @@ from partitions.boot import (
     power_on,
 )
 from partitions.boot.grubenv import GrubEnvironment
-from partitions.boot.systemd_boot import SystemdBootEntries, template_of
-from partitions.boot_folder import BootFolder
-from partitions.boot.uboot import UbootEnvironment
-from partitions.efi_firmware import BOOT_ORDER, description_of, packed
-from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError, NothingBootableError, SlotBootedError
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
 from partitions.systemd_boot_firmware import ENTRIES
-from tests.sim.efi import boot_option
+from tests.sim import loaders
 from tests.sim.gpt_disk import two_slots
 
 A, B = Slot.A, Slot.B
@@ -65,48 +59,32 @@ def _grubenv(folder: Path) -> Machine:
     return _machine("grubenv", Places(disk=folder, layout=LAYOUT, grubenv=file), memory=file)
 
 
-def _systemd_boot(folder: Path) -> Machine:
-    for slot in Slot:
-        kernel = folder / f"bascule/{slot.value}/linux"
-        kernel.parent.mkdir(parents=True)
-        kernel.write_bytes(b"kernel")
-        template = folder / template_of(slot)
-        template.parent.mkdir(parents=True, exist_ok=True)
-        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
-    SystemdBootEntries(BootFolder(folder)).confirm(A)
-    places = Places(disk=folder, layout=LAYOUT, boot_folder=folder)
-    return _machine("systemd-boot", places, memory=folder / ENTRIES)
-
-
 def _uboot_file(folder: Path) -> Machine:
-    return _uboot(folder, [f"{folder / 'uboot.env'} 0x0 0x200"])
+    return _uboot(folder, copies=1)
 
 
 def _uboot_two_copies(folder: Path) -> Machine:
-    env = folder / "uboot.env"
-    return _uboot(folder, [f"{env} 0x0 0x1000", f"{env} 0x1000 0x1000"])
+    return _uboot(folder, copies=2)
 
 
-def _uboot(folder: Path, lines: list[str]) -> Machine:
-    config = folder / "fw_env.config"
-    config.write_text("\n".join(lines))
-    size = uboot_env.read_config(config.read_text())[0].size
-    double = len(lines) > 1
-    copy = uboot_env.packed((b"board=ours",), size, flag=0 if double else None)
-    env = folder / "uboot.env"
-    env.write_bytes(copy * len(lines))
-    UbootEnvironment(config).confirm(A)
-    places = Places(disk=folder, layout=LAYOUT, uboot_config=config)
-    return _machine("uboot", places, memory=env)
+def _uboot(folder: Path, *, copies: int) -> Machine:
+    places = Places(disk=folder, layout=LAYOUT, uboot_config=loaders.uboot(folder, copies=copies))
+    return _machine("uboot", places, memory=folder / "uboot.env")
+
+
+def _custom(folder: Path) -> Machine:
+    places = Places(disk=folder, layout=LAYOUT, custom_command=loaders.custom(folder))
+    return _machine("custom", places, memory=folder / "memory")
+
+
+def _systemd_boot(folder: Path) -> Machine:
+    places = Places(disk=folder, layout=LAYOUT, boot_folder=loaders.systemd_boot(folder))
+    return _machine("systemd-boot", places, memory=folder / ENTRIES)
 
 
 def _efi(folder: Path) -> Machine:
-    variables = EfiVariables(folder)
-    variables.write("Boot0003", boot_option("UEFI Shell"))
-    variables.write("Boot0000", boot_option(description_of(A)))
-    variables.write("Boot0001", boot_option(description_of(B)))
-    variables.write(BOOT_ORDER, packed([0, 3]))
-    return _machine("efi", Places(disk=folder, layout=LAYOUT, efivars=folder), memory=folder)
+    places = Places(disk=folder, layout=LAYOUT, efivars=loaders.efi(folder))
+    return _machine("efi", places, memory=folder)
 
 
 def _machine(name: str, places: Places, *, memory: Path) -> Machine:
@@ -134,9 +112,10 @@ def _bytes_of(memory: Path) -> bytes:
 MACHINES: Mapping[str, Callable[[Path], Machine]] = {
     "gptprio": _gptprio,
     "grubenv": _grubenv,
-    "systemd-boot": _systemd_boot,
     "uboot": _uboot_file,
     "uboot, two copies": _uboot_two_copies,
+    "custom": _custom,
+    "systemd-boot": _systemd_boot,
     "efi": _efi,
 }
 

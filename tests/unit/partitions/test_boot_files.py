@@ -351,7 +351,8 @@ class TestTheFolder:
     def test_of_the_running_systems_own_file_system_is_an_empty_mount_point(
         self, passive: Region, regions: dict[Slot, dict[str, Region]], tmp_path: Path
     ) -> None:
-        booted = Booted.of_regions(regions[A].values(), folders=[tmp_path, tmp_path / "no"])
+        apart = [(tmp_path / "boot", tmp_path), (Path("/"), tmp_path / "no")]
+        booted = Booted.of_regions(regions[A].values(), apart=apart)
         for change in (RegionWriter, remove_file):
             with pytest.raises(BootFolderUnmountedError, match="running system's own file system"):
                 change(passive, booted=booted)
@@ -361,8 +362,14 @@ class TestTheFolder:
         self, regions: dict[Slot, dict[str, Region]], disk: Path, tmp_path: Path
     ) -> None:
         with small_disk(tmp_path / "small") as small:
-            booted = Booted.of_regions(regions[A].values(), folders=[tmp_path])
+            booted = Booted.of_regions(regions[A].values(), apart=[(Path("/"), tmp_path)])
             write(resolve(disk, layout_of(small))[B]["linux"].sized(len(NEW)), NEW, booted)
+
+    def test_is_only_asked_about_below_what_is_named(
+        self, passive: Region, regions: dict[Slot, dict[str, Region]], tmp_path: Path
+    ) -> None:
+        apart = [(tmp_path / "efi", tmp_path)]
+        write(passive, NEW, Booted.of_regions(regions[A].values(), apart=apart))
 
     @pytest.mark.parametrize("kind", ["folder", "dangling link", "fifo"])
     def test_what_is_no_plain_file_is_left_alone(self, passive: Region, kind: str) -> None:

@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from partitions.efi_store import GLOBAL, Variable, variables, with_variables
+from partitions.efi_store import BOOT_VENDOR, Variable, variables, with_variables
 from partitions.errors import EfiStoreInvalidError
 
 STORE_BYTES = 1024
@@ -36,8 +36,8 @@ def test_variables_that_are_added_are_there_and_nothing_else_changed() -> None:
     flash = with_variables(blank, {"Boot0000": b"odd", "BootOrder": b"\0\0"})
     assert variables(blank) == []
     assert variables(flash) == [
-        Variable(vendor=GLOBAL, name="Boot0000", data=b"odd"),
-        Variable(vendor=GLOBAL, name="BootOrder", data=b"\0\0"),
+        Variable(vendor=BOOT_VENDOR, name="Boot0000", data=b"odd"),
+        Variable(vendor=BOOT_VENDOR, name="BootOrder", data=b"\0\0"),
     ]
     end = len(flash.rstrip(b"\xff"))
     assert flash[:HEADER_BYTES] == blank[:HEADER_BYTES]

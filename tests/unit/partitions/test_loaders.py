@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from partitions import loaders
+from partitions.boot.efi import EfiBootEntries
 from partitions.disk_settings import slots_settings
+from partitions.efi_variables import EfiVariables
 from partitions.errors import LayoutInvalidError, PartitionsError, ToolMissingError
 from partitions.grub_firmware import GrubMemory
 from partitions.layout import DiskLayout, parse_layout, read_layout
@@ -125,6 +127,20 @@ def test_the_firmware_gets_an_entry_for_each_slot_and_a_alone_in_its_order(tmp_p
     ]
 
 
+def test_the_keeper_of_the_firmwares_entries_finds_slot_a_confirmed(tmp_path: Path) -> None:
+    store = EfiVariables(tmp_path)
+    for name, value in efi.prepare(_job(tmp_path, _layout())).firmware.items():
+        store.write(name, value)
+    keeper = EfiBootEntries(store, booted=Slot.A)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    keeper.confirm(Slot.A)
+    state = keeper.read()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert state.target is Slot.A
+    assert state.slots[Slot.A].confirmed
+    assert not state.slots[Slot.B].armed
+
+
 def test_an_entry_names_partition_kernel_initrd_and_command_line(tmp_path: Path) -> None:
     job = _job(tmp_path, _layout())
     entry = efi.prepare(job).firmware["Boot0BA1"]
@@ -151,7 +167,7 @@ def test_a_kernel_that_brings_its_initrd_is_started_without_one(tmp_path: Path) 
         f"bascule.slot=a {WORDS}\0".encode("utf-16-le")
     )
     assert "initrd" not in systemd_boot.template(slot)
-    assert "initrd" not in grub._boot_function(slot, grub._efi_boot)
+    assert "initrd" not in grub._boot_function(slot, grub._EFI_WORDS)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from partitions.errors import (
     EXIT_REFUSED,
     EXIT_USAGE,
     BootFolderUnmountedError,
+    CustomRefusedError,
     DeviceMountedError,
     PartitionsError,
     SlotBootedError,
@@ -62,7 +63,12 @@ def test_each_error_has_a_code_of_its_own_and_a_hint() -> None:
 def test_each_error_ends_a_command_with_a_documented_status() -> None:
     assert {kind.exit_status for kind in CODED} == {EXIT_FAILED, EXIT_USAGE, EXIT_REFUSED}
     refused = {kind for kind in CODED if kind.exit_status == EXIT_REFUSED}
-    assert refused == {SlotBootedError, DeviceMountedError, BootFolderUnmountedError}
+    assert refused == {
+        SlotBootedError,
+        DeviceMountedError,
+        BootFolderUnmountedError,
+        CustomRefusedError,
+    }
 
 
 def test_only_errors_with_a_code_are_raised() -> None:

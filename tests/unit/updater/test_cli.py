@@ -145,6 +145,7 @@ class TestVerbsThatShow:
         assert [line.split()[:2] for line in said.out.splitlines()[1:]] == [
             ["a", "1.0.0"],
             ["b", "-"],
+            ["loader", "gptprio:"],
         ]
         rows = facts(run(shared.config, "slots", "--json"))
         assert [(row["slot"], row["booted"], row["confirmed"]) for row in rows] == [
@@ -174,12 +175,45 @@ class TestVerbsThatShow:
 
     def test_config(self, shared: World, run: Run) -> None:
         said = run(shared.config, "config", "check")
-        assert (said.status, said.out) == (EXIT_DONE, f"settings hold: {shared.config}\n")
+        assert said.status == EXIT_DONE
+        assert said.out.splitlines() == [
+            f"settings hold: {shared.config}",
+            "boot loader: gptprio, since slots.boot_control names it",
+        ]
         rows = facts(run(shared.config, "config", "show", "--json"))
         origins = {row["key"]: row["origin"] for row in rows}
         assert origins["slots.disk"] == str(shared.config)
         assert origins["server.omaha_url"] == "default"
         assert f'slots.disk = "{shared.disk}"  # ' in run(shared.config, "config", "show").out
+
+    def test_which_loader_was_found_and_why(self, shared: World, tmp_path: Path, run: Run) -> None:
+        config = bent(shared, tmp_path, boot_control='"auto"', grubenv='""', custom_command="[]")
+        because = "the partitions of both slots have boot bits in the GPT: a priority=1"
+        assert f"boot loader: gptprio, since {because}" in run(config, "config", "check").out
+        assert f"loader gptprio: {because}" in run(config, "slots").out
+        (found,) = [
+            row["found"] for row in facts(run(config, "config", "show", "--json")) if "found" in row
+        ]
+        assert (found["name"], found["code"]) == ("gptprio", None)
+
+    def test_that_no_loader_is_found(self, shared: World, tmp_path: Path, run: Run) -> None:
+        disk = tmp_path / "blank.img"
+        disk.write_bytes(bytes(1024 * 1024))
+        config = bent(
+            shared,
+            tmp_path,
+            boot_control='"auto"',
+            grubenv='""',
+            custom_command="[]",
+            disk=f'"{disk}"',
+        )
+        said = run(config, "config", "check")
+        assert said.status == EXIT_DONE
+        assert "boot loader: no boot loader is found: custom: slots.custom_command is not" in (
+            said.out
+        )
+        assert "[boot-control-unknown]" in said.out
+        assert run(config, "status").code == "boot-control-unknown"
 
     def test_they_write_nothing(self, shared: World, run: Run) -> None:
         def contents() -> dict[str, tuple[bytes, int]]:

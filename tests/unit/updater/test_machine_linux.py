@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,9 +14,13 @@ from typing_extensions import override
 
 from images.errors import DocumentInvalidError
 from images.release import ImageFacts, encode_image_facts
+from partitions.boot_files import refuse_file
+from partitions.booted import Booted
 from partitions.disk_image import create_disk
+from partitions.errors import BootFolderUnmountedError
 from partitions.layout import read_layout
-from partitions.slots import PartRef, Slot, SlotLayout
+from partitions.slots import PartRef, Slot, SlotLayout, resolve
+from tests.sim.full_disk import small_disk
 from tests.sim.world import LAYOUT
 from updater.machine import (
     IMAGE_FACTS_MAX_BYTES,
@@ -59,6 +64,7 @@ def machine(
         machine_id_file=disk.parent / "machine-id",
         alias=alias,
         reboot_command=reboot_command,
+        boot_folder=root / "boot",
         root=root,
     )
 
@@ -109,8 +115,56 @@ def test_a_reboot_command_that_fails_is_said(disk: Path, command: list[str], why
     assert caught.value.code == "reboot-command"
 
 
+def test_the_empty_mount_point_of_the_boot_folder_is_not_written_but_a_mounted_one_is(
+    disk: Path,
+) -> None:
+    found = machine(disk)
+    boot = disk.parent / "root/boot"
+    layout: SlotLayout = {Slot.A: {}, Slot.B: {"kernel": PartRef(file=boot / "b/linux")}}
+
+    def check() -> None:
+        region = resolve(disk, layout)[Slot.B]["kernel"]
+        refuse_file(region, Booted.of_regions([], apart=found.apart()))
+
+    with pytest.raises(BootFolderUnmountedError):
+        check()
+    with small_disk(boot):
+        check()
+
+
 def test_a_system_that_runs_tests_is_not_shutting_down(disk: Path) -> None:
     assert machine(disk).is_stopping() is False
+
+
+class TestTheKernelsLastWords:
+    SINCE: Final = datetime(2026, 11, 1, tzinfo=UTC)
+
+    def left(self, disk: Path, name: str, *, at: datetime) -> None:
+        path = disk.parent / "root" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("Kernel panic - not syncing")
+        os.utime(path, (at.timestamp(), at.timestamp()))
+
+    def test_are_found_where_pstore_and_systemd_keep_them_newest_first(self, disk: Path) -> None:
+        self.left(disk, "sys/fs/pstore/dmesg-efi-1", at=self.SINCE + timedelta(hours=1))
+        self.left(disk, "var/lib/systemd/pstore/1790000000", at=self.SINCE + timedelta(hours=2))
+        assert machine(disk).kernel_logs(self.SINCE) == [
+            "/var/lib/systemd/pstore/1790000000",
+            "/sys/fs/pstore/dmesg-efi-1",
+        ]
+
+    def test_of_crashes_before_the_update_are_not(self, disk: Path) -> None:
+        self.left(disk, "sys/fs/pstore/dmesg-efi-1", at=self.SINCE - timedelta(hours=1))
+        assert machine(disk).kernel_logs(self.SINCE) == []
+
+    def test_are_only_the_last_few(self, disk: Path) -> None:
+        for number in range(10):
+            self.left(disk, f"sys/fs/pstore/dmesg-{number}", at=self.SINCE + timedelta(number))
+        found = machine(disk).kernel_logs(self.SINCE)
+        assert found == ["/sys/fs/pstore/dmesg-9", "/sys/fs/pstore/dmesg-8"]
+
+    def test_may_be_kept_nowhere(self, disk: Path) -> None:
+        assert machine(disk).kernel_logs(self.SINCE) == []
 
 
 class TestTheFactsOfTheRunningImage:

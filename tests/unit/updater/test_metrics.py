@@ -23,7 +23,7 @@ IDLE: Final = Snapshot(
     confirmed=True,
     gates=(),
     downloaded_bytes=0,
-    denied=(),
+    denied={},
     events_waiting=0,
     next_check=None,
 )
@@ -50,7 +50,7 @@ BUSY: Final = Snapshot(
         GateVerdict(code="hold", sentence="", is_open=False),
     ),
     downloaded_bytes=1234,
-    denied=("trial-unhealthy", "rolled-back", "trial-too-late"),
+    denied={"2.0.0": "trial-unhealthy", "2.1.0": "rolled-back", "2.2.0": "trial-reset"},
     events_waiting=7,
     next_check=NOW + timedelta(seconds=1.5),
 )
@@ -107,6 +107,7 @@ def _fields(snapshot: Snapshot) -> dict[str, object]:
         ("permit", {"permit": "none"}, 0),
         ("permit", {"permit": "unknown"}, 0),
         ("denied_versions", {}, 3),
+        ("denied_info", {"version": "2.2.0", "code": "trial-reset"}, 1),
         ("failed_versions", {}, 2),
         ("events_waiting", {}, 7),
     ],

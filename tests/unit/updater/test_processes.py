@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from updater.processes import ENVIRONMENT, CommandError, run
+from updater.processes import ENVIRONMENT, CommandError, CommandStoppedError, run
 
 # Long enough for any machine where the end is awaited; short where the limit itself is tried.
 AMPLE_SECS = 60.0
@@ -126,3 +126,22 @@ def test_who_waits_for_a_program_counts_as_alive(script: str) -> None:
     beats: list[int] = []
     run(shell(script), timeout_secs=AMPLE_SECS, beat=lambda: beats.append(1))
     assert len(beats) >= 3
+
+
+def test_a_program_is_ended_with_its_group_when_its_starter_is_stopped(tmp_path: Path) -> None:
+    looks: list[int] = []
+
+    def stopped() -> bool:
+        looks.append(1)
+        return (tmp_path / "child").exists() and (tmp_path / "child").read_text() != ""
+
+    script = f"sleep 1000 & echo $! >{tmp_path}/child; wait"
+    with pytest.raises(CommandStoppedError, match="'sh' was stopped before it ended"):
+        run(["sh", "-c", script], timeout_secs=600, stopped=stopped)
+    assert looks
+    child = Path("/proc") / (tmp_path / "child").read_text().strip() / "stat"
+    assert not child.exists() or child.read_text().split()[2] == "Z"
+
+
+def test_a_program_that_ended_by_itself_was_not_stopped() -> None:
+    assert run(["true"], timeout_secs=600, stopped=lambda: False).status == 0

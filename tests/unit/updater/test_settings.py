@@ -195,6 +195,15 @@ class TestWhatIsRefused:
         relative = grub.replace("[slots]\n", '[slots]\ngrubenv = "grub/grubenv"\n')
         assert "slots.grubenv 'grub/grubenv' is no absolute path" in refusal(tmp_path, relative)
 
+    def test_a_custom_loader_needs_its_program(self, tmp_path: Path) -> None:
+        text = WHOLE.replace("[slots]\n", '[slots]\nboot_control = "custom"\n')
+        assert "slots.custom_command is empty" in refusal(tmp_path, text)
+        loaded(tmp_path, text.replace("[slots]\n", '[slots]\ncustom_command = ["/bin/x"]\n'))
+
+    def test_grubs_environment_is_checked_when_it_would_be_found(self, tmp_path: Path) -> None:
+        text = WHOLE.replace("[slots]\n", '[slots]\ngrubenv = "grub/grubenv"\n')
+        assert "is no absolute path" in refusal(tmp_path, text)
+
     def test_grubs_environment_counts_fewer_tries(self, tmp_path: Path) -> None:
         text = WHOLE.replace(
             "[slots]\n",
@@ -203,6 +212,35 @@ class TestWhatIsRefused:
         sentence = refusal(tmp_path, text)
         assert "slots.tries is 10, GRUB's environment counts to 9" in sentence
         loaded(tmp_path, text.replace("tries = 10", "tries = 9"))
+
+    @pytest.mark.parametrize(
+        ("boot_control", "tries", "words"),
+        [
+            ("systemd-boot", 10, "an entry of systemd-boot counts to 9"),
+            ("efi", 2, "the firmware's BootNext counts to 1"),
+        ],
+    )
+    def test_a_loader_counts_no_further_than_it_can(
+        self, tmp_path: Path, boot_control: str, tries: int, words: str
+    ) -> None:
+        text = WHOLE.replace(
+            "[slots]\n", f'[slots]\nboot_control = "{boot_control}"\ntries = {tries}\n'
+        )
+        assert f"slots.tries is {tries}, {words}" in refusal(tmp_path, text)
+        loaded(tmp_path, text.replace(f"tries = {tries}", f"tries = {tries - 1}"))
+
+    @pytest.mark.parametrize(
+        ("boot_control", "key"),
+        [("systemd-boot", "boot_folder"), ("efi", "efivars"), ("uboot", "uboot_config")],
+    )
+    def test_a_model_does_not_touch_what_this_machine_boots_from(
+        self, tmp_path: Path, boot_control: str, key: str
+    ) -> None:
+        text = WHOLE.replace("[slots]\n", f'[slots]\nboot_control = "{boot_control}"\n')
+        loaded(tmp_path, text)
+        model = f'{text}[node]\nmachine = "model"\n'
+        assert f"slots.{key} is this machine's own /" in refusal(tmp_path, model)
+        loaded(tmp_path, model.replace("[slots]\n", f'[slots]\n{key} = "/tmp/model"\n'))
 
     def test_permits_of_etcd_need_an_etcd(self, tmp_path: Path) -> None:
         sentence = refusal(tmp_path, WHOLE + '[permit]\nkind = "etcd"\n')
