@@ -21,7 +21,7 @@ from partitions.slots import Slot
 
 TEMPLATE: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 TEMPLATE_PACKAGE: Final = "ovmf"
-# Firmware that finds a new device makes an entry for it, under the lowest number that BootOrder does
+# Firmware that finds a new device makes an entry for it, with the lowest number that BootOrder does
 # not name, whatever lies there (EDK II): an entry that is not in the order must have a high one.
 FIRST_NUMBER: Final = 0x0BA0
 _ACTIVE: Final = 1  # of the attributes of an entry: the firmware tries it

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from partitions.efi_store import BOOT_ATTRIBUTES, GLOBAL, variables
+from partitions.efi_store import GLOBAL, variables
+from partitions.efi_variables import ATTRIBUTES
 from partitions.errors import EfiStoreInvalidError
 from tests.e2e.boot.write_log import Write, entries_in, read_log
 
@@ -118,7 +119,7 @@ def periods(before: bytes, log: Path, looks: Sequence[Look], *, requests: int) -
 def boot_variables(flash: bytes | bytearray) -> dict[str, bytes]:
     """Return the live variables that say what boots."""
     return {
-        one.name: BOOT_ATTRIBUTES.to_bytes(4, "little") + one.data
+        one.name: ATTRIBUTES.to_bytes(4, "little") + one.data
         for one in variables(bytes(flash))
         if one.vendor == GLOBAL and one.is_live and one.name.startswith("Boot")
     }
