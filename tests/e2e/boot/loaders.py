@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from partitions.boot import Places
+from partitions.efi_variables import GLOBAL
 from partitions.loaders import LOADERS as INSTALLED
 from partitions.slots import PartRef, Slot, SlotLayout
 from tests.e2e.boot.machine import Firmware
@@ -18,7 +19,6 @@ LAYOUT: Final[SlotLayout] = MappingProxyType(
     {slot: {"root": PartRef(label=f"root-{slot.value}")} for slot in Slot}
 )
 COMMAND_LINE: Final = "console=ttyS0 panic=-1 gpt quiet"  # gpt: a copy of the table may be torn
-EFI_GLOBAL: Final = "8be4df61-93ca-11d2-aa0d-00e098032b8c"  # the GUID of the boot variables
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +61,7 @@ class Loader:
             (boot / name).write_bytes(content)
         efivars.mkdir(parents=True)
         for name, content in variables.items():
-            (efivars / f"{name}-{EFI_GLOBAL}").write_bytes(content)
+            (efivars / f"{name}-{GLOBAL}").write_bytes(content)
         config.write_text(f"{boot}/uboot.env 0x0 0x200\n")
         return Places(
             disk=disk,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from partitions.efi_store import GLOBAL, variables
+from partitions.efi_store import BOOT_VENDOR, variables
 from partitions.efi_variables import ATTRIBUTES
 from partitions.errors import EfiStoreInvalidError
 from tests.e2e.boot.write_log import Write, entries_in, read_log
@@ -121,5 +121,5 @@ def boot_variables(flash: bytes | bytearray) -> dict[str, bytes]:
     return {
         one.name: ATTRIBUTES.to_bytes(4, "little") + one.data
         for one in variables(bytes(flash))
-        if one.vendor == GLOBAL and one.is_live and one.name.startswith("Boot")
+        if one.vendor == BOOT_VENDOR and one.is_live and one.name.startswith("Boot")
     }
