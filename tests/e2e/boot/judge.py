@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from partitions.boot import power_on
-from partitions.errors import NothingBootableError
+from partitions.errors import PartitionsError
 from partitions.slots import Slot
 from tests.e2e.boot.archive import tool
 from tests.e2e.boot.fat import Fat, Found, Span
@@ -182,7 +182,7 @@ class Judge:
             places = self.loader.places(disk, self.scratch / "places", small, variables)
             try:
                 return tuple(power_on(self.loader.boot_control, places) for _ in range(POWER_ONS))
-            except NothingBootableError as error:
+            except PartitionsError as error:
                 raise BrickError(f"nothing boots: {error}") from error
 
         return self._once("loader", about, boot)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import random
 import sys
 import time
@@ -42,7 +43,7 @@ CUTS_PER_COPY: Final = (
 )
 KINDS: Final = ("write", "write", "arm", "trial")
 LOOK_SECS: Final = 0.005
-STATES_SAMPLED: Final = 60  # between two flushes: what makes 10,000 states of an update
+STATES_SAMPLED: Final = 30  # between two flushes: what makes 10,000 states of an update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +258,7 @@ def main() -> int:
     given = parser.parse_args()
     loaders = list(LOADERS.values()) if given.loader == "all" else [LOADERS[given.loader]]
     results = Results(given.results)
+    logging.getLogger("partitions").setLevel(logging.ERROR)  # models mend a thousand tables
     print(f"seed {given.seed}, results in {given.results}", flush=True)
     for loader in loaders:
         if not given.no_replay:

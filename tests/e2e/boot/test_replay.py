@@ -19,7 +19,7 @@ from tests.e2e.boot.replay import flushes, replay
 pytestmark = [pytest.mark.e2e, pytest.mark.boot]
 
 STATES_MIN = 10_000
-SAMPLED = 60  # between two flushes
+SAMPLED = 30  # between two flushes
 
 
 def test_no_state_that_a_cut_can_leave_is_a_brick(loader: Loader, tmp_path: Path) -> None:
