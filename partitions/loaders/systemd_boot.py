@@ -19,6 +19,9 @@ from partitions.systemd_boot_firmware import ENTRIES
 
 PROGRAM: Final = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
 PACKAGE: Final = "systemd-boot-efi"
+# A kernel that cannot be loaded ends systemd-boot itself. Firmware that has nothing else to start
+# and brings a shell comes here: after a reset the count of tries goes on, a prompt would wait.
+SHELL_SCRIPT: Final = b"reset -c\r\n"
 # Neither other systems nor the firmware's setup: an entry that is not ours must never be the first.
 SETTINGS: Final = b"timeout 0\nauto-entries no\nauto-firmware no\n"
 
@@ -35,6 +38,7 @@ def prepare(job: Job) -> Installation:
         "/EFI/BOOT/BOOTX64.EFI": program,  # what firmware starts without being told
         "/EFI/systemd/systemd-bootx64.efi": program,  # where `bootctl` looks for it
         "/loader/loader.conf": SETTINGS,
+        "/startup.nsh": SHELL_SCRIPT,
     }
     templates = {Slot(slot.letter): template(slot) for slot in job.slots()}
     entries = {}
