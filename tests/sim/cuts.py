@@ -132,7 +132,7 @@ class Snapshot:
         kept.mkdir()
         shutil.copyfile(world.disk, kept / "disk.img")
         shutil.copyfile(world.grubenv, kept / "grubenv")
-        for name in ("state", "run"):
+        for name in ("state", "run", "boot", "efivars"):
             shutil.copytree(world.folder / name, kept / name, symlinks=True)
         return cls(world, kept)
 
@@ -140,6 +140,6 @@ class Snapshot:
         """Put everything back."""
         shutil.copyfile(self.kept / "disk.img", self.world.disk)
         shutil.copyfile(self.kept / "grubenv", self.world.grubenv)
-        for name in ("state", "run"):
+        for name in ("state", "run", "boot", "efivars"):
             shutil.rmtree(self.world.folder / name, ignore_errors=True)
             shutil.copytree(self.kept / name, self.world.folder / name, symlinks=True)

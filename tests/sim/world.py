@@ -29,6 +29,8 @@ from partitions.disk_image import create_disk
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
 from partitions.slots import Slot
+from tests.sim.boot_folder import make_partition
+from tests.sim.efi import make_variables
 from tests.sim.payload_server import PayloadServer
 from tests.sim.repository import BOARD, PRODUCT, TufRepository
 from tests.sim.repository_server import RepositoryServer
@@ -65,6 +67,8 @@ alias = "node"
 disk = "{folder}/disk.img"
 boot_control = "{boot_control}"
 grubenv = "{folder}/grubenv"
+boot_folder = "{folder}/boot"
+efivars = "{folder}/efivars"
 a = {{ usr = "PARTLABEL=USR-A" }}
 b = {{ usr = "PARTLABEL=USR-B" }}
 
@@ -142,6 +146,8 @@ class World:
         create_disk(read_layout(layout), self.disk, images={"usr": image})
         self.grubenv.write_bytes(EMPTY_BLOCK)
         GrubEnvironment(self.grubenv).confirm(Slot.A)
+        make_partition(self.folder / "boot")
+        make_variables(self.folder / "efivars")
         self.write_settings()
         self.release("1.0.0", rollback_index=1)
 

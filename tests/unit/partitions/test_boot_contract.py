@@ -19,15 +19,12 @@ from partitions.boot import (
     power_on,
 )
 from partitions.boot.grubenv import GrubEnvironment
-from partitions.boot.systemd_boot import SystemdBootEntries, template_of
-from partitions.boot_folder import BootFolder
-from partitions.efi_firmware import BOOT_ORDER, description_of, packed
-from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError, NothingBootableError, SlotBootedError
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
 from partitions.systemd_boot_firmware import ENTRIES
-from tests.sim.efi import boot_option
+from tests.sim.boot_folder import make_partition
+from tests.sim.efi import make_variables
 from tests.sim.gpt_disk import two_slots
 
 A, B = Slot.A, Slot.B
@@ -64,24 +61,13 @@ def _grubenv(folder: Path) -> Machine:
 
 
 def _systemd_boot(folder: Path) -> Machine:
-    for slot in Slot:
-        kernel = folder / f"bascule/{slot.value}/linux"
-        kernel.parent.mkdir(parents=True)
-        kernel.write_bytes(b"kernel")
-        template = folder / template_of(slot)
-        template.parent.mkdir(parents=True, exist_ok=True)
-        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
-    SystemdBootEntries(BootFolder(folder)).confirm(A)
+    make_partition(folder)
     places = Places(disk=folder, layout=LAYOUT, boot_folder=folder)
     return _machine("systemd-boot", places, memory=folder / ENTRIES)
 
 
 def _efi(folder: Path) -> Machine:
-    variables = EfiVariables(folder)
-    variables.write("Boot0003", boot_option("UEFI Shell"))
-    variables.write("Boot0000", boot_option(description_of(A)))
-    variables.write("Boot0001", boot_option(description_of(B)))
-    variables.write(BOOT_ORDER, packed([0, 3]))
+    make_variables(folder)
     return _machine("efi", Places(disk=folder, layout=LAYOUT, efivars=folder), memory=folder)
 
 
