@@ -11,14 +11,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from partitions.boot.systemd_boot import SystemdBootEntries, template_of
 from partitions.boot.uboot import UbootEnvironment
-from partitions.boot_folder import BootFolder
-from partitions.efi_firmware import BOOT_ORDER, description_of, packed
-from partitions.efi_variables import EfiVariables
 from partitions.slots import Slot
 from partitions.uboot_env import packed as packed_env
-from tests.sim.efi import boot_option
+from tests.sim.boot_folder import make_partition
+from tests.sim.efi import make_variables
 
 PROGRAM: Final = Path(__file__).with_name("custom-loader.sh")
 COPY_BYTES: Final = 4096  # of two; a single one has 512
@@ -45,24 +42,13 @@ def custom(folder: Path) -> tuple[str, ...]:
 
 def systemd_boot(folder: Path) -> Path:
     """Make a boot folder with templates and kernels; returns it."""
-    for slot in Slot:
-        kernel = folder / f"bascule/{slot.value}/linux"
-        kernel.parent.mkdir(parents=True)
-        kernel.write_bytes(b"kernel")
-        template = folder / template_of(slot)
-        template.parent.mkdir(parents=True, exist_ok=True)
-        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
-    SystemdBootEntries(BootFolder(folder)).confirm(Slot.A)
+    make_partition(folder)
     return folder
 
 
 def efi(folder: Path) -> Path:
     """Make the firmware's variables; returns their folder."""
-    variables = EfiVariables(folder)
-    variables.write("Boot0003", boot_option("UEFI Shell"))
-    variables.write("Boot0000", boot_option(description_of(Slot.A)))
-    variables.write("Boot0001", boot_option(description_of(Slot.B)))
-    variables.write(BOOT_ORDER, packed([0, 3]))
+    make_variables(folder)
     return folder
 
 
