@@ -29,7 +29,9 @@ from partitions.disk_image import create_disk
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
 from partitions.slots import Slot
-from tests.sim.loaders import PREPARE
+from tests.sim import loaders
+from tests.sim.boot_folder import make_partition
+from tests.sim.efi import make_variables
 from tests.sim.payload_server import PayloadServer
 from tests.sim.repository import BOARD, PRODUCT, TufRepository
 from tests.sim.repository_server import RepositoryServer
@@ -63,13 +65,13 @@ machine_id_file = "{folder}/machine-id"
 alias = "node"
 
 [slots]
-boot_folder = "{folder}/loader"
 uboot_config = "{folder}/loader/fw_env.config"
-efivars = "{folder}/loader"
 custom_command = ["sh", "{folder}/loader/custom-loader.sh", "{folder}/loader/memory"]
 disk = "{folder}/disk.img"
 boot_control = "{boot_control}"
 grubenv = "{folder}/grubenv"
+boot_folder = "{folder}/boot"
+efivars = "{folder}/efivars"
 a = {{ usr = "PARTLABEL=USR-A" }}
 b = {{ usr = "PARTLABEL=USR-B" }}
 
@@ -147,10 +149,12 @@ class World:
         create_disk(read_layout(layout), self.disk, images={"usr": image})
         self.grubenv.write_bytes(EMPTY_BLOCK)
         GrubEnvironment(self.grubenv).confirm(Slot.A)
+        make_partition(self.folder / "boot")
+        make_variables(self.folder / "efivars")
         self.write_settings()
         self.loader.mkdir()
-        if self.boot_control in PREPARE:
-            PREPARE[self.boot_control](self.loader)
+        loaders.uboot(self.loader)
+        loaders.custom(self.loader)
         self.release("1.0.0", rollback_index=1)
 
     def __exit__(self, *error: object) -> None:
