@@ -73,7 +73,7 @@ def reference() -> None:
     help="The checkout of bascule that goes in. Default: the one that runs.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def build_command(
+def build_command(  # noqa: PLR0913  # click passes each option by name
     version: str,
     output: Path,
     *,

@@ -14,6 +14,8 @@ from images.reference.kernel import Kernel, install_modules
 from images.reference.tools import run
 
 HERE: Final = Path(__file__).parent
+SHIPPED: Final = "usr/lib/systemd/system"
+CHOSEN: Final = "etc/systemd/system"
 NODE_PYTHON: Final = "/usr/bin/python3"  # the image's, and the builder's of the same version
 # What `make install` reads of a checkout.
 SOURCES: Final = (
@@ -33,7 +35,7 @@ LINKS: Final = {
     "etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf",
     "usr/bin/which": "busybox",
     # A bascule that confirms is the only one.
-    "etc/systemd/system/systemd-bless-boot.service": "/dev/null",
+    f"{CHOSEN}/systemd-bless-boot.service": "/dev/null",
 }
 FILES: Final = {
     "etc/machine-id": "",  # the initrd puts the node's own over it
@@ -51,15 +53,16 @@ ENABLED: Final = {
 MASKED: Final = (
     "dev-hugepages.mount", "dev-mqueue.mount", "dpkg-db-backup.timer", "e2scrub_all.timer",
     "e2scrub_reap.service", "getty.target", "kmod-static-nodes.service", "ldconfig.service",
-    "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount",
-    "sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
-    "systemd-binfmt.service", "systemd-boot-system-token.service", "systemd-boot-update.service",
-    "systemd-firstboot.service", "systemd-hwdb-update.service",
+    "modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service",
+    "modprobe@fuse.service", "modprobe@loop.service", "proc-sys-fs-binfmt_misc.automount",
+    "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "systemd-binfmt.service", "systemd-boot-system-token.service",
+    "systemd-boot-update.service", "systemd-firstboot.service", "systemd-hwdb-update.service",
     "systemd-journal-catalog-update.service", "systemd-machine-id-commit.service",
     "systemd-pcrphase-initrd.service", "systemd-pcrphase-sysinit.service",
     "systemd-pcrphase.service", "systemd-pstore.service", "systemd-remount-fs.service",
-    "systemd-sysusers.service", "systemd-update-done.service", "systemd-update-utmp.service",
-    "systemd-update-utmp-runlevel.service",
+    "systemd-repart.service", "systemd-sysusers.service", "systemd-update-done.service",
+    "systemd-update-utmp-runlevel.service", "systemd-update-utmp.service",
 )  # fmt: skip
 GENERATORS: Final = frozenset({"systemd-debug-generator", "systemd-fstab-generator"})
 
@@ -119,7 +122,9 @@ def check_python(packages: Path) -> None:
 def _check_source(source: Path) -> None:
     missing = [name for name in SOURCES if not (source / name).exists()]
     if missing:
-        raise SourceFolderError(f"{source} is no checkout of bascule: it lacks {', '.join(missing)}")
+        raise SourceFolderError(
+            f"{source} is no checkout of bascule: it lacks {', '.join(missing)}"
+        )
 
 
 def _sources(source: Path) -> Iterator[Path]:
@@ -143,14 +148,13 @@ def _arrange(root: Path) -> None:
 
 def _enable(root: Path) -> None:
     """Say which units start: of a package's own links nothing is left."""
-    units = root / "etc/systemd/system"
-    for folder in units.glob("*.wants"):
+    for folder in (root / CHOSEN).glob("*.wants"):
         shutil.rmtree(folder)
     for unit, target in ENABLED.items():
-        if (root / "usr/lib/systemd/system" / unit).exists():
-            tree.link(root, f"etc/systemd/system/{target}.wants/{unit}", f"/usr/lib/systemd/system/{unit}")
+        if (root / SHIPPED / unit).exists():
+            tree.link(root, f"{CHOSEN}/{target}.wants/{unit}", f"/{SHIPPED}/{unit}")
     for unit in MASKED:
-        tree.link(root, f"etc/systemd/system/{unit}", "/dev/null")
+        tree.link(root, f"{CHOSEN}/{unit}", "/dev/null")
     for generator in (root / "usr/lib/systemd/system-generators").iterdir():
         if generator.name not in GENERATORS:
             generator.unlink()
