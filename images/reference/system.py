@@ -41,13 +41,13 @@ FILES: Final = {
     "etc/machine-id": "",  # the initrd puts the node's own over it
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
 }
+# Debian's services that start; those of bascule are in its own preset.
 ENABLED: Final = {
     "systemd-networkd.service": "multi-user.target",
     "systemd-resolved.service": "multi-user.target",
     "systemd-timesyncd.service": "sysinit.target",
-    "bascule.service": "multi-user.target",
-    "bascule-guard.timer": "timers.target",
 }
+PRESET: Final = "usr/lib/systemd/system-preset/50-bascule.preset"
 # What an image without packages, logins and /etc of its own has no use for. Each is a process
 # less at boot.
 MASKED: Final = (
@@ -146,13 +146,30 @@ def _arrange(root: Path) -> None:
         tree.link(root, name, target)
 
 
+def enabled_by(preset: str, units: Path) -> list[tuple[str, str]]:
+    """Return the units that a preset enables, each with the target that wants it.
+
+    Args:
+        preset: lines of systemd.preset(5) with plain names.
+        units: the folder of the unit files.
+    """
+    names = [line.split()[1] for line in preset.splitlines() if line.startswith("enable ")]
+    return [
+        (name, target)
+        for name in names
+        for line in (units / name).read_text().splitlines()
+        if line.startswith("WantedBy=")
+        for target in line.removeprefix("WantedBy=").split()
+    ]
+
+
 def _enable(root: Path) -> None:
     """Say which units start: of a package's own links nothing is left."""
     for folder in (root / CHOSEN).glob("*.wants"):
         shutil.rmtree(folder)
-    for unit, target in ENABLED.items():
-        if (root / SHIPPED / unit).exists():
-            tree.link(root, f"{CHOSEN}/{target}.wants/{unit}", f"/{SHIPPED}/{unit}")
+    chosen = [*ENABLED.items(), *enabled_by((root / PRESET).read_text(), root / SHIPPED)]
+    for unit, target in chosen:
+        tree.link(root, f"{CHOSEN}/{target}.wants/{unit}", f"/{SHIPPED}/{unit}")
     for unit in MASKED:
         tree.link(root, f"{CHOSEN}/{unit}", "/dev/null")
     for generator in (root / "usr/lib/systemd/system-generators").iterdir():
