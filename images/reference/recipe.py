@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,11 +23,10 @@ from typing import Any, Final
 
 from images.draft import draft_of
 from images.errors import FileUnreadableError
-from images.reference import initrd, packages, system, tree, variants
+from images.reference import image, initrd, packages, system, tree, variants
 from images.reference.kernel import Kernel, open_kernel
-from images.reference.tools import run
 from images.reference.variants import VARIANTS
-from images.reference.verity import BLOCK, Verity, append_tree
+from images.reference.verity import BLOCK, Verity
 from images.release import ImageFacts, encode_image_facts, parse_image_facts
 
 FACTS: Final = "usr/lib/bascule/image.toml"
@@ -36,8 +34,6 @@ FILES: Final = ("root.img", "linux", "initrd")
 AGENT: Final = Path(__file__).parent / "agent"
 TINY: Final = Path(__file__).parent / "tiny"
 TINY_NOISE: Final = 2 * 1024 * 1024  # bytes, so that another version is another root
-# UUIDs of images are names in this space: the same for the same version and variant.
-NAMES: Final = uuid.UUID("6a6e4d2f-3f63-4d5b-9a87-2f9f0c4d7b11")
 TINY_APPLETS: Final = (
     "base64", "cat", "dd", "echo", "mount", "poweroff", "printf", "reboot", "sed", "sh", "sleep",
     "stty", "sync",
@@ -107,8 +103,9 @@ def build(order: Order, output: Path, *, say: Callable[[str], None]) -> dict[str
             _settle(root, order)
         variant.change(root)
         say("root")
-        image = Path(scratch) / "root.img"
-        verity = _image(root, image, order)
+        name = f"{order.facts.product} {order.facts.board} {order.facts.version} {order.variant}"
+        built = order.facts.built
+        verity = image.make(root, Path(scratch) / "root.img", name=name, built=built)
         say("initrd")
         _boot_files(base / "files", kernel, verity, order, Path(scratch))
         files = {name: _publish(Path(scratch) / name, output / name) for name in FILES}
@@ -197,17 +194,6 @@ def _tiny(base: Path, root: Path, order: Order) -> None:
     if order.with_agent:
         program = AGENT / "bascule-test-agent"
         tree.place(root, f"usr/lib/bascule/{program.name}", program.read_bytes(), executable=True)
-
-
-def _image(root: Path, image: Path, order: Order) -> Verity:
-    """Make the erofs image of a folder, and append its hash tree."""
-    name = f"{order.facts.product} {order.facts.board} {order.facts.version} {order.variant}"
-    identity = str(uuid.uuid5(NAMES, name))
-    run([
-        "mkfs.erofs", "--quiet", "-zlz4hc", "-C65536", "-Eztailpacking", "--all-root",
-        "-x-1", "-U", identity, f"-T{int(order.facts.built.timestamp())}", image, root,
-    ])  # fmt: skip
-    return append_tree(image, uuid=identity)
 
 
 def _boot_files(base: Path, kernel: Kernel, verity: Verity, order: Order, folder: Path) -> None:

@@ -91,7 +91,7 @@ def build(packages: Path, kernel: Kernel, source: Path, root: Path) -> None:
         KernelModuleError: the kernel lacks a module.
         ToolMissingError, ToolFailedError: a program of the recipe.
     """
-    _check_source(source)
+    check_source(source)
     check_python(packages)
     tree.copy(packages, root)
     _arrange(root)
@@ -119,12 +119,15 @@ def check_python(packages: Path) -> None:
         raise PythonDiffersError(f"{NODE_PYTHON} is {ours}, the image has {', '.join(theirs)}")
 
 
-def _check_source(source: Path) -> None:
+def check_source(source: Path) -> None:
+    """Refuse a folder that is no checkout of bascule.
+
+    Raises:
+        SourceFolderError: with what it lacks.
+    """
     missing = [name for name in SOURCES if not (source / name).exists()]
     if missing:
-        raise SourceFolderError(
-            f"{source} is no checkout of bascule: it lacks {', '.join(missing)}"
-        )
+        raise SourceFolderError(f"{source} is no checkout: it lacks {', '.join(missing)}")
 
 
 def _sources(source: Path) -> Iterator[Path]:
