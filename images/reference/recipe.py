@@ -80,6 +80,14 @@ def build(order: Order, output: Path, *, say: Callable[[str], None]) -> dict[str
     Raises:
         ImagesError: with the class that names the cause.
     """
+    before = os.umask(0o022)  # modes in the image are not to be the builder's
+    try:
+        return _build(order, output, say)
+    finally:
+        os.umask(before)
+
+
+def _build(order: Order, output: Path, say: Callable[[str], None]) -> dict[str, Any]:
     variant = VARIANTS[order.variant]
     order.cache.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,8 @@ def unpack(archive: Path, root: Path, *, below: str = "") -> None:
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     if member.isdir():
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(member.mode | 0o700)  # whoever builds must be able to write into it
     elif member.issym():
         path.symlink_to(member.linkname)
     elif member.isreg() or member.islnk():

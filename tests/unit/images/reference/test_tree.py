@@ -42,6 +42,7 @@ def members(path: Path) -> Path:
     with tarfile.open(path, "w") as tar:
         for name, kind, mode in [
             ("./usr", tarfile.DIRTYPE, 0o755), ("./usr/bin", tarfile.DIRTYPE, 0o755),
+            ("./usr/private", tarfile.DIRTYPE, 0o750),
             ("./usr/bin/one", tarfile.REGTYPE, 0o755), ("./usr/bin/two", tarfile.LNKTYPE, 0o755),
             ("./bin", tarfile.SYMTYPE, 0o777), ("./usr/secret", tarfile.REGTYPE, 0o640),
             ("./dev", tarfile.DIRTYPE, 0o755), ("./usr/null", tarfile.CHRTYPE, 0o666),
@@ -64,6 +65,7 @@ def test_files_links_and_modes_are_unpacked_and_devices_are_not(tmp_path: Path) 
     assert (root / "usr/secret").stat().st_mode & 0o7777 == 0o640
     assert (root / "bin").readlink() == Path("usr/bin")
     assert (root / "dev").is_dir()
+    assert (root / "usr/private").stat().st_mode & 0o7777 == 0o750
     assert not (root / "usr/null").exists()
     assert not (root / "kernel").exists()
 
