@@ -24,7 +24,7 @@ MODULES: Final = (
 )  # fmt: skip
 WATCHDOG: Final = "softdog"  # loaded by name, with its limit
 APPLETS: Final = (
-    "cat", "dirname", "echo", "grep", "insmod", "mkdir", "mount", "mv", "readlink", "sed", "sh",
+    "cat", "dd", "echo", "grep", "insmod", "mkdir", "mount", "mv", "readlink", "sed", "sh",
     "sleep", "switch_root", "sync", "tail", "tr",
 )  # fmt: skip
 PROGRAMS: Final = ("dmsetup", "e2fsck")

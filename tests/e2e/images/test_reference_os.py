@@ -75,17 +75,24 @@ def test_every_part_is_whole_blocks_as_a_payload_wants_them(made: Path) -> None:
     assert 2 * 1024 * 1024 < sizes[0] < 8 * 1024 * 1024
 
 
-def console(made: Path, disk: Path, command_line: str) -> str:
+def console(made: Path, disk: Path, command_line: str, *more: Path) -> str:
     """Return what the machine said until it ended."""
     if shutil.which("qemu-system-x86_64") is None:
         pytest.skip("qemu-system-x86_64 is not installed (package qemu-system-x86)")
+    drives = [
+        word
+        for number, path in enumerate([disk, *more])
+        for word in (
+            "-drive", f"if=none,id=d{number},file={path},format=raw,cache=unsafe",
+            "-device", f"virtio-blk-pci,drive=d{number}",
+        )
+    ]  # fmt: skip
     done = subprocess.run(
         [
             "qemu-system-x86_64", "-machine", "q35,accel=tcg", "-m", "192", "-nodefaults",
             "-display", "none", "-no-reboot", "-serial", "stdio", "-kernel", made / "linux",
             "-initrd", made / "initrd", "-append", f"console=ttyS0 quiet panic=-1 {command_line}",
-            "-drive", f"if=none,id=d,file={disk},format=raw,cache=unsafe",
-            "-device", "virtio-blk-pci,drive=d",
+            *drives,
         ],
         check=True, capture_output=True, text=True, errors="replace", timeout=BOOT_SECS,
     )  # fmt: skip
@@ -115,9 +122,22 @@ def test_the_slot_that_the_loader_names_is_opened_verified(made: Path, disk: Pat
     assert "bascule-tiny: slot=b version=1.0.0 up=" in said
 
 
+def test_a_disk_with_the_same_labels_that_was_plugged_in_is_passed_over(
+    made: Path, disk: Path, tmp_path: Path
+) -> None:
+    own, other = disk, tmp_path / "other.img"
+    shutil.copyfile(own, other)
+    with other.open("r+b") as file:  # another version's root
+        file.seek(12 * 1024 * 1024)
+        file.write(bytes(1024 * 1024))
+    for first, second in ((own, other), (other, own)):
+        said = console(made, first, "bascule.slot=b", second)
+        assert "bascule-initrd: slot=b version=1.0.0 root=verified" in said
+
+
 def test_an_empty_slot_ends_in_a_reset(made: Path, disk: Path) -> None:
     said = console(made, disk, "bascule.slot=a")
-    assert "root=verified" not in said
+    assert "bascule-initrd: refused: the root of slot a is not the one of this initrd" in said
     assert "Kernel panic" in said
 
 
