@@ -1,4 +1,4 @@
-"""FAT32 twice: a driver that tells which sectors it changes, and a reader that knows nothing of it.
+"""FAT of 16 and 32 bits, twice: a driver that tells which sectors it changes, and a reader.
 
 The driver does what Linux does with each call on a file: which sectors become dirty (both FATs,
 FSInfo, folders with their long names, data), and which of them a flush of a file, of a folder or of
@@ -19,8 +19,8 @@ from typing import Final
 
 SECTOR: Final = 512
 ENTRY: Final = 32
-_END: Final = 0x0FFFFFFF
-_MASK: Final = 0x0FFFFFFF
+_END: Final = {16: 0xFFFF, 32: 0x0FFFFFFF}  # also what an entry's bits are masked with
+_CODE: Final = {16: "H", 32: "I"}
 _LONG: Final = 0x0F
 _FOLDER: Final = 0x10
 _FILE: Final = 0x20
@@ -48,16 +48,20 @@ class Shape:
     """Where the parts of a file system are, in sectors.
 
     Attributes:
+        bits: of an entry of the FAT.
         reserved: before the first FAT.
         fat: of one FAT; there are two.
+        fixed: of the root folder of FAT16, behind the FATs; 0 for FAT32.
         per_cluster: of a cluster.
-        root: the cluster of the root folder.
-        info: FSInfo.
+        root: the cluster of the root folder; 0 where it is none.
+        info: FSInfo; 0 where there is none.
         clusters: how many there are.
     """
 
+    bits: int
     reserved: int
     fat: int
+    fixed: int
     per_cluster: int
     root: int
     info: int
@@ -66,15 +70,20 @@ class Shape:
     @classmethod
     def of(cls, image: bytes | bytearray) -> Shape:
         """Read the boot sector."""
-        sector, per_cluster, reserved, fats = struct.unpack_from("<HBHB", image, 11)
-        (small,) = struct.unpack_from("<H", image, 19)
+        sector, per_cluster, reserved, fats, slots, small = struct.unpack_from("<HBHBHH", image, 11)
+        (fat,) = struct.unpack_from("<H", image, 22)
         (large,) = struct.unpack_from("<I", image, 32)
-        fat, _flags, _version, root, info = struct.unpack_from("<IHHIH", image, 36)
-        assert (sector, fats) == (SECTOR, 2), "a FAT32 of sectors of 512 bytes, with two FATs"
-        data = (small or large) - reserved - 2 * fat
+        bits, root, info = (16, 0, 0) if fat else (32, 0, 0)
+        if bits == 32:
+            fat, _flags, _version, root, info = struct.unpack_from("<IHHIH", image, 36)
+        assert (sector, fats) == (SECTOR, 2), "sectors of 512 bytes, and two FATs"
+        fixed = slots * ENTRY // SECTOR
+        data = (small or large) - reserved - 2 * fat - fixed
         return cls(
+            bits=bits,
             reserved=reserved,
             fat=fat,
+            fixed=fixed,
             per_cluster=per_cluster,
             root=root,
             info=info,
@@ -86,9 +95,15 @@ class Shape:
         """Bytes of a cluster."""
         return self.per_cluster * SECTOR
 
+    @property
+    def fixed_root(self) -> range:
+        """Where the entries of the root folder of FAT16 are."""
+        begin = (self.reserved + 2 * self.fat) * SECTOR
+        return range(begin, begin + self.fixed * SECTOR, ENTRY)
+
     def at(self, cluster: int) -> int:
         """Return where a cluster begins, in bytes."""
-        first = self.reserved + 2 * self.fat + (cluster - 2) * self.per_cluster
+        first = self.reserved + 2 * self.fat + self.fixed + (cluster - 2) * self.per_cluster
         return first * SECTOR
 
 
@@ -98,15 +113,25 @@ class Fat:
     def __init__(self, image: bytes) -> None:
         self.image = bytearray(image)
         self.shape = Shape.of(image)
-        self._dirty: dict[int, str] = {}
+        self._dirty: list[Dirty] = []
         self._clock = 0
         self._next = 2
+        self._end = _END[self.shape.bits]
+        self._code = f"<{_CODE[self.shape.bits]}"
+        self._width = self.shape.bits // 8
 
     def changed(self) -> list[Dirty]:
-        """Return the sectors that became dirty since the last time, in the order of that."""
-        taken = [Dirty(at, self._sector(at), owner) for at, owner in self._dirty.items()]
-        self._dirty = {}
-        return taken
+        """Return the sectors that became dirty since the last time, in the order of that.
+
+        A folder's sector comes once for each of its changes, since it may be written in between.
+        """
+        taken, self._dirty = self._dirty, []
+        last = {one.sector: at for at, one in enumerate(taken)}
+        return [
+            one
+            for at, one in enumerate(taken)
+            if last[one.sector] == at or one.owner.startswith("folder ")
+        ]
 
     def create(self, name: str) -> None:
         """Make an empty file."""
@@ -116,7 +141,7 @@ class Fat:
         """Make an empty folder."""
         (cluster,) = self._claim(1)
         parent = self._folder(_parent(name))
-        up = 0 if parent == self.shape.root else parent
+        up = 0 if parent == self.shape.root else parent  # the root is 0 to its children
         clock = self._tick()
         content = _dots(b".", cluster, clock) + _dots(b"..", up, clock)
         content += bytes(self.shape.bytes_per_cluster - len(content))
@@ -153,7 +178,7 @@ class Fat:
             chain += more
         elif wanted < len(chain):
             if wanted:
-                self._link(chain[wanted - 1], _END)
+                self._link(chain[wanted - 1], self._end)
             self._free(chain[wanted:])
             chain = chain[:wanted]
         entry = bytearray(self.image[at : at + ENTRY])
@@ -205,8 +230,7 @@ class Fat:
     def _put(self, at: int, data: bytes, owner: str) -> None:
         self.image[at : at + len(data)] = data
         for sector in range(at // SECTOR, -(-(at + len(data)) // SECTOR)):
-            self._dirty.pop(sector, None)
-            self._dirty[sector] = owner
+            self._dirty.append(Dirty(sector, self._sector(sector), owner))
 
     def _tick(self) -> int:
         self._clock += 1
@@ -217,13 +241,14 @@ class Fat:
         self._put(at + 22, struct.pack("<H", self._tick() & 0xFFFF), _folder_owner(name))
 
     def _next_of(self, cluster: int) -> int:
-        at = self.shape.reserved * SECTOR + 4 * cluster
-        return int(struct.unpack_from("<I", self.image, at)[0]) & _MASK
+        at = self.shape.reserved * SECTOR + self._width * cluster
+        return int(struct.unpack_from(self._code, self.image, at)[0]) & self._end
 
     def _link(self, cluster: int, following: int) -> None:
         for copy in range(2):
-            at = (self.shape.reserved + copy * self.shape.fat) * SECTOR + 4 * cluster
-            self._put(at, struct.pack("<I", following), "map")
+            start = (self.shape.reserved + copy * self.shape.fat) * SECTOR
+            at = start + self._width * cluster
+            self._put(at, struct.pack(self._code, following), "map")
 
     def _chain(self, first: int) -> list[int]:
         chain: list[int] = []
@@ -244,7 +269,7 @@ class Fat:
                     break
         else:
             raise OSError(28, "no space left on the model's FAT")
-        for cluster, following in zip(found, [*found[1:], _END], strict=True):
+        for cluster, following in zip(found, [*found[1:], self._end], strict=True):
             self._link(cluster, following)
         self._next = found[-1] + 1 if found[-1] + 1 < everywhere.stop else 2
         self._count(-count)
@@ -256,6 +281,8 @@ class Fat:
         self._count(len(chain))
 
     def _count(self, change: int) -> None:
+        if not self.shape.info:
+            return
         at = self.shape.info * SECTOR + 488
         (free,) = struct.unpack_from("<I", self.image, at)
         self._put(at, struct.pack("<II", free + change, self._next), "map")
@@ -285,6 +312,8 @@ class Fat:
         raise FileNotFoundError(name)
 
     def _slots(self, folder: int) -> Iterator[int]:
+        if not folder:
+            yield from self.shape.fixed_root
         for cluster in self._chain(folder):
             start = self.shape.at(cluster)
             yield from range(start, start + self.shape.bytes_per_cluster, ENTRY)
@@ -298,19 +327,20 @@ class Fat:
         alias = _alias(leaf, taken)
         short[:11] = alias
         entries = [*_long(leaf, alias), bytes(short)]
-        run: list[int] = []
-        while len(run) < len(entries):
-            run = []
-            for at in self._slots(folder):
-                run = [*run, at] if self.image[at] in {0, _GONE} else []
-                if len(run) == len(entries):
-                    break
-            else:
-                (more,) = self._claim(1)
-                self._put(self.shape.at(more), bytes(self.shape.bytes_per_cluster), owner)
-                self._link(self._chain(folder)[-1], more)
+        while (run := self._free_run(folder, len(entries))) is None:
+            (more,) = self._claim(1)
+            self._put(self.shape.at(more), bytes(self.shape.bytes_per_cluster), owner)
+            self._link(self._chain(folder)[-1], more)
         for at, entry in zip(run, entries, strict=True):
             self._put(at, entry, owner)
+
+    def _free_run(self, folder: int, count: int) -> list[int] | None:
+        run: list[int] = []
+        for at in self._slots(folder):
+            run = [*run, at] if self.image[at] in {0, _GONE} else []
+            if len(run) == count:
+                return run
+        return None
 
     def _leave(self, name: str, at: int, slots: list[int]) -> None:
         assert at == slots[-1]
@@ -418,25 +448,38 @@ class Tree:
 
 def read_tree(image: bytes | bytearray) -> Tree:
     """Read everything that a firmware could find; nothing is believed but the first FAT."""
-    shape = Shape.of(image)
-    begin = shape.reserved * SECTOR
-    table = struct.unpack_from(f"<{shape.fat * SECTOR // 4}I", image, begin)
-    files: dict[str, bytes] = {}
-    folders: list[str] = []
-    bones = [bytes(image[begin : begin + 2 * shape.fat * SECTOR])]
+    return _Reader(image).tree()
 
-    def content(first: int) -> bytes:
+
+class _Reader:
+    def __init__(self, image: bytes | bytearray) -> None:
+        self._image = image
+        self._shape = shape = Shape.of(image)
+        self._begin = shape.reserved * SECTOR
+        count = shape.fat * SECTOR * 8 // shape.bits
+        self._table = struct.unpack_from(f"<{count}{_CODE[shape.bits]}", image, self._begin)
+        self._files: dict[str, bytes] = {}
+        self._folders: list[str] = []
+        self._bones: list[bytes] = []
+
+    def tree(self) -> Tree:
+        shape, fixed = self._shape, self._shape.fixed_root
+        self._bones.append(bytes(self._image[self._begin : fixed.start]))
+        raw = bytes(self._image[fixed.start : fixed.stop])
+        self._walk(self._content(shape.root) if shape.bits == 32 else raw, "")
+        return Tree(files=self._files, folders=tuple(self._folders), bones=b"".join(self._bones))
+
+    def _content(self, first: int) -> bytes:
         parts, seen = [], set()
-        while 2 <= first < 2 + shape.clusters and first not in seen:
+        while 2 <= first < 2 + self._shape.clusters and first not in seen:
             seen.add(first)
-            at = shape.at(first)
-            parts.append(bytes(image[at : at + shape.bytes_per_cluster]))
-            first = table[first] & _MASK
+            at = self._shape.at(first)
+            parts.append(bytes(self._image[at : at + self._shape.bytes_per_cluster]))
+            first = self._table[first] & _END[self._shape.bits]
         return b"".join(parts)
 
-    def walk(first: int, prefix: str) -> None:
-        raw = content(first)
-        bones.append(raw)
+    def _walk(self, raw: bytes, prefix: str) -> None:
+        self._bones.append(raw)
         long = ""
         for at in range(0, len(raw), ENTRY):
             entry = raw[at : at + ENTRY]
@@ -445,18 +488,16 @@ def read_tree(image: bytes | bytearray) -> Tree:
             if entry[0] == _GONE:
                 long = ""
             elif entry[11] & 0x3F == _LONG:
-                long = _letters(entry) + long if not entry[0] & 0x40 else _letters(entry)
+                long = _letters(entry) + ("" if entry[0] & 0x40 else long)
             else:
-                name = prefix + (long or _plain(entry))
+                if not entry[11] & 0x08 and entry[:1] != b".":
+                    self._take(entry, prefix + (long or _plain(entry)))
                 long = ""
-                if entry[11] & 0x08 or entry[:1] == b".":
-                    continue
-                if not entry[11] & _FOLDER:
-                    size = struct.unpack_from("<I", entry, 28)[0]
-                    files[name] = content(_cluster(entry))[:size]
-                elif len(folders) < FOLDERS_MAX:
-                    folders.append(name)
-                    walk(_cluster(entry), f"{name}/")
 
-    walk(shape.root, "")
-    return Tree(files=files, folders=tuple(folders), bones=b"".join(bones))
+    def _take(self, entry: bytes, name: str) -> None:
+        if not entry[11] & _FOLDER:
+            (size,) = struct.unpack_from("<I", entry, 28)
+            self._files[name] = self._content(_cluster(entry))[:size]
+        elif len(self._folders) < FOLDERS_MAX:
+            self._folders.append(name)
+            self._walk(self._content(_cluster(entry)), f"{name}/")

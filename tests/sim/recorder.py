@@ -33,7 +33,7 @@ class Event:
 
     Attributes:
         where: DISK, BOOT, STATE or VARIABLES; or "mark", which is a word of the test's own.
-        what: write, resize, create, mkdir, remove, rename, sync-file, sync-folder, sync-all, change.
+        what: write, resize, create, mkdir, remove, rename, sync-file, sync-folder, sync-all …
         name: of the file, relative to its root; of a mark, its words.
         other: the new name of a rename.
         offset, data: of a write; the offset is the new size of a resize.
@@ -297,8 +297,8 @@ def _naming(what: str) -> Callable[[Recorder, Callable[..., None]], Callable[...
 
 
 def _symlink(recorder: Recorder, real: Callable[..., None]) -> Callable[..., None]:
-    def call(source: Any, target: Any, **options: Any) -> None:  # noqa: ANN401
-        real(source, target, **options)
+    def call(source: Any, target: Any, *rest: Any, **options: Any) -> None:  # noqa: ANN401
+        real(source, target, *rest, **options)
         place = recorder.place(target)
         if place is not None:
             with recorder.guard:
@@ -310,7 +310,7 @@ def _symlink(recorder: Recorder, real: Callable[..., None]) -> Callable[..., Non
 
 
 def _resizing(recorder: Recorder, real: Callable[..., None]) -> Callable[..., None]:
-    """Watch `ftruncate(fd, size)` and `posix_fallocate(fd, offset, size)`: the end is what counts."""
+    """Watch `ftruncate` and `posix_fallocate`: the file's end is what counts."""
 
     def call(descriptor: int, *numbers: int) -> None:
         handle = recorder.handle(descriptor)

@@ -1,0 +1,325 @@
+"""The crash proof: `python -m tests.sim.proof [LOADER …]` runs it and prints what was examined.
+
+For each loader one node lives through an update, one that is not healthy, and another update, driven
+by the shipped engine on shipped writers. All that it asks of the disk is recorded below every seam,
+and each state that a power cut can leave is judged. Then the engine is started on each kind of
+state: it rests well without a person, and installs what comes next.
+
+`BASCULE_PROOF_EFFORT=8` tries more combinations, asks the tools about every state and starts the
+engine on every kind.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from partitions.boot import KEEPERS
+from partitions.errors import PartitionsError
+from tests.sim.block import Area, Cut, Disk, Machine, StateFolder
+from tests.sim.crash_world import ESP_BYTES, CrashWorld, keep, put_back
+from tests.sim.fat import SECTOR, Fat, read_tree
+from tests.sim.judges import Judge, Tally, lay_out, mend
+from tests.sim.lives import assert_rests_well, due_now, live
+from tests.sim.recorder import Event, Recorder, recording
+from tests.sim.world import run_until
+from updater.engine import Engine
+
+SEED: Final = 20261128
+EFFORT: Final = int(os.environ.get("BASCULE_PROOF_EFFORT", "1"))
+TOOLS_MAX: Final = 120  # FATs of one chapter that fsck.vfat looks at
+ENGINES_MAX: Final = 24  # kinds of state of one chapter that the engine is started on
+GO_ON_EVERY: Final = 3  # of those, every so many-th goes on to the next release
+SPOKEN: Final = frozenset(
+    {"state.json", "journal.json", "floor.json", "denied.json", "hold.json", "pin.json"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """A part of a node's life.
+
+    Attributes:
+        old: what runs before.
+        new: what is offered; also what runs after, unless it is not healthy.
+        healthy: whether it is.
+    """
+
+    old: str
+    new: str
+    healthy: bool = True
+
+
+CHAPTERS: Final = (
+    Chapter(old="1.0.0", new="2.0.0"),
+    Chapter(old="2.0.0", new="3.0.0", healthy=False),
+    Chapter(old="2.0.0", new="4.0.0"),
+)
+NEXT: Final = "5.0.0"  # what every recovered node goes on to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A state to start the engine on.
+
+    Attributes:
+        where: the words for it.
+        sectors: in which it differs from the disk at the beginning of the chapter.
+        base: that disk.
+        files, variables: the state folder and the firmware's variables.
+        versions: what may run after it.
+    """
+
+    where: str
+    sectors: Mapping[int, bytes]
+    base: bytes
+    files: Mapping[str, bytes]
+    variables: Mapping[str, bytes]
+    versions: frozenset[str]
+
+    def image(self) -> bytes:
+        """Return the disk."""
+        image = bytearray(self.base)
+        for sector, data in self.sectors.items():
+            image[sector * SECTOR : (sector + 1) * SECTOR] = data
+        return bytes(image)
+
+
+Edit = Callable[[list[Event]], list[Event]]
+"""Changes a record before it is replayed: what a test of the proof does."""
+
+
+@dataclass
+class Proof:
+    """The proof for one loader, on one world."""
+
+    world: CrashWorld
+    tally: Tally = field(default_factory=Tally)
+    effort: int = EFFORT
+    edit: Edit = lambda log: log
+    samples: list[Sample] = field(default_factory=list)
+    _fat: bytes = b""
+
+    def run(self, chapters: Sequence[Chapter] = CHAPTERS) -> Tally:
+        """Live through the chapters, judge every cut, and recover."""
+        run_until(Engine(node=self.world.boot()), "idle")
+        for chapter in chapters:
+            self.chapter(chapter)
+        self.go_on()
+        return self.tally
+
+    def chapter(self, chapter: Chapter) -> None:
+        """Record one chapter, judge its cuts, start the engine on some of them."""
+        world = self.world
+        world.release(chapter.new, rollback_index=int(chapter.new[0]))
+        due_now(world)
+        self._fat = self._fat or world.fresh_fat()
+        log, machine = self.record(lambda: self._lived(chapter))
+        end = world.folder / "end"
+        keep(world, end)
+        found = self.judge(log, machine, frozenset({chapter.old, chapter.new}))
+        for sample in self._chosen(found):
+            self.recover(sample)
+        put_back(world, end)
+
+    def _lived(self, chapter: Chapter) -> None:
+        live(self.world)
+        runs = chapter.new if chapter.healthy else chapter.old
+        assert self.world.node().running().version == runs, "the chapter itself ends as it should"
+
+    def record(self, life: Callable[[], None]) -> tuple[list[Event], Machine]:
+        """Record a life; returns it with the machine as it was before."""
+        world = self.world
+        image = bytearray(world.disk.read_bytes())
+        image[world.esp_at : world.esp_at + ESP_BYTES] = self._fat
+        recorder = Recorder(world.watched)
+        recorder.note_state("begin", "")
+        first = recorder.log.pop()
+        machine = Machine(
+            disk=Disk(bytes(image), [*world.areas(), *_unwatched(world)]),
+            fat=Fat(self._fat),
+            fat_at=world.esp_at // SECTOR,
+            state=StateFolder([(first.files, frozenset())]),
+            variables=_files(world.folder / "efivars"),
+            effort=self.effort,
+        )
+        with recording(recorder):
+            life()
+        return recorder.log, machine
+
+    def judge(
+        self, log: list[Event], machine: Machine, allowed: frozenset[str]
+    ) -> dict[object, Sample]:
+        """Judge each cut; returns one sample of each kind of state."""
+        judge = Judge(self.world, machine.disk, self.tally, tools_max=TOOLS_MAX * self.effort)
+        judge.allowed = allowed
+        found: dict[object, Sample] = {}
+        base = bytes(machine.disk.durable)
+        for cut in machine.cuts(self.edit(log), random.Random(SEED)):
+            kind = judge.judge(cut)
+            if kind is None:
+                continue
+            key = (kind, _spoken(cut.files))
+            if key not in found:
+                found[key] = _sample(len(found), cut, machine.disk, base, allowed)
+        if self.edit is _as_it_is:
+            self._check(machine)
+        self._fat = bytes(machine.fat.image)
+        return found
+
+    def _check(self, machine: Machine) -> None:
+        """Make sure that nothing was written which the recorder did not see."""
+        world, view = self.world, machine.disk.view
+        end = world.folder / "end"
+        disk = (end / "disk.img").read_bytes()
+        at = world.esp_at
+        assert disk[:at] == view[:at], "the recorder saw every write to the disk"
+        assert disk[at + ESP_BYTES :] == view[at + ESP_BYTES :]
+        assert read_tree(machine.fat.image).files == _files(end / "boot"), "and to the ESP"
+        assert machine.variables == _files(end / "efivars"), "and to the variables"
+
+    def _chosen(self, found: Mapping[object, Sample]) -> Iterator[Sample]:
+        """Yield a fair share of the kinds."""
+        all_of_them = list(found.values())
+        wanted = min(len(all_of_them), ENGINES_MAX * self.effort)
+        for number in range(wanted):
+            sample = all_of_them[number * len(all_of_them) // wanted]
+            if number % GO_ON_EVERY == 0 or self.effort > 1:
+                self.samples.append(sample)
+            yield sample
+
+    def recover(self, sample: Sample) -> None:
+        """Start the engine on a state, and see that it rests well."""
+        version = self._revived(sample)
+        if version is not None:
+            self.tally.recovered += 1
+            if version not in sample.versions:
+                self.tally.fail(f"{sample.where}: ends with {version}")
+
+    def go_on(self) -> None:
+        """Start the engine on what was kept of all chapters, with something new to install."""
+        self.world.release(NEXT, rollback_index=int(NEXT[0]))
+        for sample in self.samples:
+            version = self._revived(sample, due=True)
+            if version is not None:
+                self.tally.went_on += 1
+                if version != NEXT:
+                    self.tally.fail(f"{sample.where}: does not go on to {NEXT}, has {version}")
+
+    def _revived(self, sample: Sample, *, due: bool = False) -> str | None:
+        world = self.world
+        lay_machine_out(world, sample)
+        try:
+            node = world.boot()
+            if due:
+                with node.locked():
+                    pass  # the boot is noted first: it may have been a trial's
+                due_now(world)
+            live(world)
+            return assert_rests_well(world, world.node(), sample.where)
+        except (AssertionError, PartitionsError) as error:
+            self.tally.fail(f"{sample.where}: {type(error).__name__}: {error}")
+            return None
+
+
+def _as_it_is(log: list[Event]) -> list[Event]:
+    return log
+
+
+def _sample(number: int, cut: Cut, disk: Disk, base: bytes, versions: frozenset[str]) -> Sample:
+    landed = {write.sector: write.data for write in cut.landed}
+    return Sample(
+        where=f"state {number} after {', '.join(sorted(versions))}",
+        sectors={**disk.changed, **landed},
+        base=base,
+        files=cut.files,
+        variables=cut.variables,
+        versions=versions,
+    )
+
+
+def lay_machine_out(world: CrashWorld, sample: Sample) -> None:
+    """Make the world's machine what the cut left, its loader's partition mended as at boot."""
+    for name in ("boot", "efivars", "state", "run"):
+        shutil.rmtree(world.folder / name, ignore_errors=True)
+    image = sample.image()
+    world.disk.write_bytes(image)
+    esp = world.folder / "esp.img"
+    esp.write_bytes(image[world.esp_at : world.esp_at + ESP_BYTES])
+    mend(esp)
+    tree = read_tree(esp.read_bytes())
+    for folder in tree.folders:
+        (world.folder / "boot" / folder).mkdir(parents=True, exist_ok=True)
+    lay_out(tree.files, world.folder / "boot")
+    lay_out(sample.variables, world.folder / "efivars")
+    lay_out(sample.files, world.folder / "state")
+
+
+def _unwatched(world: CrashWorld) -> list[Area]:
+    """Return the sectors that nobody may write."""
+    taken = {at for area in world.areas() for at in range(area.first, area.first + area.count)}
+    last = world.disk.stat().st_size // SECTOR
+    return [Area(name="nobody's", first=at, count=1) for at in range(last) if at not in taken]
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _spoken(files: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
+    return tuple(sorted((name, data) for name, data in files.items() if name in SPOKEN))
+
+
+HEAD: Final = (
+    "loader", "states", "distinct", "sgdisk", "fsck", "verity", "recovered", "went on", "failures",
+    "per second",
+)  # fmt: skip
+
+
+def row(loader: str, tally: Tally, seconds: float) -> str:
+    """Return one line of the summary."""
+    cells = (
+        loader,
+        *(tally.states, tally.distinct, tally.sgdisk, tally.fsck, tally.verity),
+        *(tally.recovered, tally.went_on, len(tally.failures), round(tally.states / seconds)),
+    )
+    return " ".join(f"{cell:>12}" for cell in cells)
+
+
+def prove(loader: str, folder: Path) -> Tally:
+    """Run the proof for one loader."""
+    with CrashWorld(folder, boot_control=loader) as world:
+        return Proof(world, edit=_as_it_is).run()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the proof for the loaders that are named, or for all."""
+    logging.disable(logging.CRITICAL)  # what the engine says of thousands of lives
+    print(" ".join(f"{word:>12}" for word in HEAD))
+    worst = 0
+    for loader in arguments or KEEPERS:
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="bascule-proof-") as folder:
+            tally = prove(loader, Path(folder) / "world")
+        print(row(loader, tally, time.monotonic() - began), flush=True)
+        for failure in tally.failures:
+            print(f"    {failure}")
+        worst |= bool(tally.failures)
+    return worst
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
