@@ -5,9 +5,10 @@
     │   ├── GptMissingError · GptDamagedError · GptAmbiguousError · GptEntryError
     │   └── GptChangedError
     ├── PartitionLookupError  the names in the settings against that table
-    │   └── PartitionUnknownError · PartitionAmbiguousError · PartitionStaleError
+    │   ├── PartitionUnknownError · PartitionAmbiguousError · PartitionStaleError
+    │   └── BootFileSharedError
     ├── WriteRefusedError     what must not be written (exit status 3)
-    │   └── SlotBootedError · DeviceMountedError
+    │   └── SlotBootedError · DeviceMountedError · BootFolderUnmountedError
     ├── DeviceError           the device under the bytes
     │   ├── DeviceOpenError · DeviceBusyError · DeviceTooSmallError
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
@@ -109,6 +110,13 @@ class PartitionStaleError(PartitionLookupError):
     hint = "Make the kernel read the table again with `partprobe DISK`, or reboot."
 
 
+class BootFileSharedError(PartitionLookupError):
+    """Two parts of the slots are named to be the same file."""
+
+    code = "boot-file-shared"
+    hint = "Each part of each slot needs a file of its own; FAT knows no small and large letters."
+
+
 class WriteRefusedError(PartitionsError):
     """Writing there would harm a system that is in use; nothing was written."""
 
@@ -127,6 +135,13 @@ class DeviceMountedError(WriteRefusedError):
 
     code = "device-mounted"
     hint = "Unmount it (`findmnt`, `swapon --show` tell where it is used) and try again."
+
+
+class BootFolderUnmountedError(WriteRefusedError):
+    """A boot file would land on the running system's own file system, where no loader looks."""
+
+    code = "boot-folder-unmounted"
+    hint = "Mount the loader's partition (`findmnt /boot`), or correct FILE=… in the settings."
 
 
 class DeviceError(PartitionsError):

@@ -39,7 +39,7 @@ def read_back(
     """
     if size > region.size:
         raise DeviceTooSmallError(
-            f"partition {region.label} has {region.size} bytes, {size} shall be read back"
+            f"{region.words} has {region.size} bytes, {size} shall be read back"
         )
     if chunk <= 0 or chunk % DIRECT_ALIGNMENT:
         raise ValueError(f"a chunk of {chunk} bytes is not a multiple of {DIRECT_ALIGNMENT}")
@@ -91,6 +91,5 @@ def verify(region: Region, *, size: int, sha256: bytes) -> None:
     actual = digest_of(region, size)
     if actual != sha256:
         raise ReadbackMismatchError(
-            f"partition {region.label} reads back with sha256 {actual.hex()}, "
-            f"written was {sha256.hex()}"
+            f"{region.words} reads back with sha256 {actual.hex()}, written was {sha256.hex()}"
         )

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self, TypeAlias
 
+from partitions.boot_files import claim_file
 from partitions.booted import Booted, where
 from partitions.devices import Place, place_of
 from partitions.disk import Access, OpenDisk, acquire_disk
@@ -49,6 +50,8 @@ Claim: TypeAlias = Callable[[Region, Booted], Medium]
 def claim(region: Region, booted: Booted) -> OpenDisk:
     """Open a region's device or file for writing and make sure that it may be written.
 
+    A part that is a file of its own is made with the region's size (`boot_files`). Else:
+
     1. Open it; a partition's node exclusively (O_EXCL: the kernel refuses what it uses).
     2. See where the opened bytes really are; refuse the running system's.
     3. Refuse what is mounted, swap or held, also by way of a loop device over a disk file.
@@ -56,10 +59,12 @@ def claim(region: Region, booted: Booted) -> OpenDisk:
     5. Lock the region's bytes against another writer.
 
     Raises:
-        SlotBootedError, DeviceMountedError: it must not be written.
+        WriteRefusedError: it must not be written.
         DeviceBusyError: somebody else holds it.
         DeviceOpenError, DeviceTooSmallError: it cannot be opened, or ends too early.
     """
+    if region.room is not None:
+        return claim_file(region, booted)
     try:
         disk = _open(region)
     except DeviceBusyError:
@@ -70,7 +75,7 @@ def claim(region: Region, booted: Booted) -> OpenDisk:
         _refuse(region, booted, place)
         if disk.size_bytes < region.offset + region.size:
             raise DeviceTooSmallError(
-                f"{region.path} has {disk.size_bytes} bytes, partition {region.label} "
+                f"{region.path} has {disk.size_bytes} bytes, {region.words} "
                 f"needs {region.offset + region.size}"
             )
         disk.lock_range(region.offset, region.size)
@@ -150,7 +155,7 @@ class RegionWriter:
             raise ValueError(f"offset {offset} or length {length} is negative")
         if offset + length > self.region.size:
             raise DeviceTooSmallError(
-                f"bytes {offset} to {offset + length} do not fit partition {self.region.label} "
+                f"bytes {offset} to {offset + length} do not fit {self.region.words} "
                 f"of {self.region.size} bytes"
             )
         return self.region.offset + offset

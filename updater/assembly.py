@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from partitions.boot import Places, open_boot_control
-from partitions.slots import PartRef, Slot, SlotLayout
+from partitions.errors import BootFileSharedError
+from partitions.slots import PartRef, Slot, SlotLayout, files_of
 from updater.errors import SettingsError
 from updater.machine import Machine
 from updater.node import Node
@@ -32,19 +33,21 @@ SYSTEM_CA_FILE: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def slot_layout(settings: Settings) -> SlotLayout:
-    """Return which partitions make slot A and slot B.
+    """Return which partitions and files make slot A and slot B.
 
     Raises:
-        SettingsError: a reference is no label and no UUID.
+        SettingsError: a reference is no label, no UUID and no path, or two are one file.
     """
     named = {Slot.A: settings.slots.a, Slot.B: settings.slots.b}
     try:
-        return {
+        layout = {
             slot: {part: PartRef.parse(text) for part, text in parts.items()}
             for slot, parts in named.items()
         }
-    except ValueError as error:
+        files_of(layout)
+    except (ValueError, BootFileSharedError) as error:
         raise SettingsError(f"[slots]: {error}") from error
+    return layout
 
 
 def places(settings: Settings, layout: SlotLayout) -> Places:

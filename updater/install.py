@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from images.reader import Accept, Metadata, read_metadata
+from partitions.boot_files import cut_file, has_length, remove_file
 from partitions.readback import digest_of
 from partitions.writer import RegionWriter
 from updater.errors import RefusedError, UpdaterError
@@ -85,15 +86,42 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         accept=Accept.APPLICABLE if isinstance(plan.facts, OwnFacts) else Accept.FULL,
     )
     _compare(metadata, plan.facts)
+    if not journal.next_operation:
+        _clear(plan)
     with ExitStack() as stack:
         writers = {
             name: stack.enter_context(RegionWriter(region, booted=plan.booted))
-            for name, region in plan.regions.items()
+            for name, region in _sized(plan, metadata.manifest).items()
         }
         sources = _sources(plan, metadata.manifest, writers, shell)
         images = stack.enter_context(images_of(sources))
         Pipeline(plan, metadata, download, journal, shell, writers, images).run()
+    for part in plan.facts.partitions:
+        cut_file(plan.regions[part.name], part.size)
     return WrittenSlot(plan=plan)
+
+
+def _clear(plan: Plan) -> None:
+    """Remove all old files of the slot before a new one is made: each may need their room."""
+    for region in plan.regions.values():
+        if region.room is not None:
+            remove_file(region, plan.booted)
+
+
+def _sized(plan: Plan, manifest: Manifest) -> dict[str, Region]:
+    """Return the regions with the sizes of the images; what is written in place begins as a copy.
+
+    Only then may a file be too long in the end.
+    """
+    copied = {
+        part.name: plan.sources[part.name].readable_bytes
+        for part in deltas_of(manifest)
+        if manifest.is_in_place(part)
+    }
+    return {
+        part.name: plan.regions[part.name].sized(max(part.size, copied.get(part.name, 0)))
+        for part in plan.facts.partitions
+    }
 
 
 def _sources(
@@ -127,6 +155,8 @@ def verify_slot(
     """
     plan = written.plan
     for part in plan.facts.partitions:
+        if not has_length(plan.regions[part.name], part.size):
+            raise ReadBackError(f"part {part.name} has not the {part.size} bytes that are signed")
         actual = digest_of(plan.regions[part.name], part.size).hex()
         if actual != part.sha256:
             raise ReadBackError(f"part {part.name} reads back as {actual}, signed is {part.sha256}")

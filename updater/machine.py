@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from updater.errors import UpdaterError
@@ -126,6 +127,9 @@ class Machine(Protocol):
 
     def trusted_root(self) -> bytes:
         """Read the TUF root that the booted image carries."""
+
+    def system_folders(self) -> Sequence[Path]:
+        """Name folders of the running system itself: a boot file beside them never boots."""
 
     def inhibitors(self) -> Sequence[Inhibitor]:
         """Tell who asked that the machine not be shut down and the like, the present moment's."""

@@ -31,7 +31,7 @@ from updater.machine import (
     RebootError,
 )
 from updater.processes import CommandError, run
-from updater.slot_files import read_file
+from updater.slot_files import file_systems_first, read_file
 
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 REBOOT_TIMEOUT_SECS: Final = 90.0
@@ -74,8 +74,8 @@ class LinuxMachine(Machine):
         Raises:
             BootedSlotError: none of the slots' partitions is below the running system.
         """
-        mounts = (self._root / "usr", self._root)
-        slot = booted_slot(resolve(self._disk, self._layout), Booted.of_mounts(mounts))
+        mounts = Booted.of_mounts(self.system_folders())
+        slot = booted_slot(resolve(self._disk, self._layout), mounts)
         if slot is None:
             raise BootedSlotError(f"the running system is on none of the slots of {self._disk}")
         return Boot(slot=slot, boot_id=BOOT_ID_FILE.read_text().strip())
@@ -114,6 +114,10 @@ class LinuxMachine(Machine):
         return _read_bounded(self._root / TRUSTED_ROOT_PATH[1:], TRUSTED_ROOT_MAX_BYTES)
 
     @override
+    def system_folders(self) -> Sequence[Path]:
+        return (self._root, self._root / "usr")
+
+    @override
     def inhibitors(self) -> Sequence[Inhibitor]:
         return list_inhibitors()
 
@@ -128,7 +132,7 @@ class LinuxMachine(Machine):
 
     def _read_unmounted(self, slot: Slot) -> bytes:
         failure: UpdaterError | None = None
-        for region in resolve(self._disk, self._layout)[slot].values():
+        for region in file_systems_first(resolve(self._disk, self._layout)[slot]):
             try:
                 return read_file(region, IMAGE_FACTS_PATH, max_bytes=IMAGE_FACTS_MAX_BYTES)
             except MachineError as error:

@@ -41,7 +41,7 @@ from updater.machine import (
     Machine,
     MachineError,
 )
-from updater.slot_files import read_file
+from updater.slot_files import file_systems_first, read_file
 
 if TYPE_CHECKING:
     from updater.settings import Settings
@@ -102,6 +102,10 @@ class ModelMachine(Machine):
         return self._read(self.boot().slot, TRUSTED_ROOT_PATH, TRUSTED_ROOT_MAX_BYTES)
 
     @override
+    def system_folders(self) -> Sequence[Path]:
+        return ()  # the model stands on a file of somebody else's system
+
+    @override
     def inhibitors(self) -> Sequence[Inhibitor]:
         return ()
 
@@ -119,7 +123,7 @@ class ModelMachine(Machine):
     def _read(self, slot: Slot, path: str, max_bytes: int) -> bytes:
         regions = resolve(self._disk, self._layout)[slot]
         failure: MachineError | None = None
-        for region in regions.values():
+        for region in file_systems_first(regions):
             try:
                 return read_file(region, path, max_bytes=max_bytes)
             except MachineError as error:

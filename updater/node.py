@@ -63,7 +63,7 @@ class Node:
 
     Attributes:
         settings: checked settings.
-        layout: which partitions make slot A and slot B.
+        layout: which partitions and files make slot A and slot B.
         machine: the computer.
         loader: the boot loader's memory.
         store: the state folder.
@@ -167,8 +167,9 @@ class Node:
         return resolve(Path(self.settings.slots.disk), self.layout)[slot]
 
     def booted(self) -> Booted:
-        """Name the partitions of the running system: never to be written."""
-        return Booted.of_regions(self.regions(self.boot().slot).values())
+        """Name the partitions and files of the running system: never to be written."""
+        regions = self.regions(self.boot().slot)
+        return Booted.of_regions(regions.values(), folders=self.machine.system_folders())
 
     def gates(self, node: NodeState, *, thorough: bool = False) -> tuple[GateVerdict, ...]:
         """Ask every gate before a reboot.

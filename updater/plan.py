@@ -7,6 +7,7 @@ vouches for itself by its own signature.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -133,7 +134,8 @@ def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:
     """Refuse, before the first byte, images that the slot cannot hold.
 
     Raises:
-        DoesNotFitError: a part has no partition here, lacks, or is larger than it.
+        DoesNotFitError: a part has no place here, lacks, or is larger than it; or files that share
+            a file system are together larger than what is free there and what they hold already.
     """
     named = {part.name for part in facts.partitions}
     if named != set(regions):
@@ -141,4 +143,21 @@ def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:
     for part in facts.partitions:
         room = regions[part.name].size
         if part.size > room:
-            raise DoesNotFitError(f"part {part.name} has {part.size} bytes, its partition {room}")
+            raise DoesNotFitError(
+                f"part {part.name} has {part.size} bytes, {regions[part.name].words} holds {room}"
+            )
+    _check_shared(facts, regions)
+
+
+def _check_shared(facts: Facts, regions: Mapping[str, Region]) -> None:
+    needed: dict[int, int] = defaultdict(int)
+    for part in facts.partitions:
+        if (room := regions[part.name].room) is not None:
+            needed[room.file_system] += room.taken_by(part.size)
+    for part in facts.partitions:
+        region = regions[part.name]
+        if region.room is not None and needed[region.room.file_system] > region.size:
+            raise DoesNotFitError(
+                f"the files beside {region.label} take {needed[region.room.file_system]} bytes, "
+                f"{region.size} are free or held by what they replace"
+            )

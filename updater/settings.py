@@ -27,7 +27,9 @@ SETTINGS_MAX_BYTES: Final = 256 * 1024  # a settings file is written by a person
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-PartReference = Annotated[str, msgspec.Meta(pattern=r"^(PARTLABEL|PARTUUID)=[^\n]{1,72}\Z")]
+PartReference = Annotated[
+    str, msgspec.Meta(pattern=r"^((PARTLABEL|PARTUUID)=[^\n]{1,72}|FILE=/[!-~]{1,239})\Z")
+]
 
 TextFile = Annotated[str, msgspec.Meta(pattern=r"^(/[^\n]+\.prom)?\Z")]  # what node_exporter reads
 
@@ -50,7 +52,7 @@ class NodeSettings(_Section, frozen=True):
 
 
 class SlotsSettings(_Section, frozen=True):
-    """`[slots]`: the disk, its loader, and which partitions make slot A and slot B."""
+    """`[slots]`: the disk, its loader, and which partitions and files make slot A and slot B."""
 
     disk: str = ""
     boot_control: str = "gptprio"

@@ -16,7 +16,7 @@ from updater.rooms import ROOM_ERRORS
 from updater.schedule import first_check
 
 if TYPE_CHECKING:
-    from partitions.slots import Slot
+    from partitions.slots import Region, Slot
     from updater.node import Node
     from updater.permit.contract import GroupStatus
     from updater.state import Failure, NodeState
@@ -83,13 +83,16 @@ def slots(node: Node) -> list[Facts]:
                 "tries_left": state.tries_left,
                 "confirmed": state.confirmed,
                 **_image(node, slot),
-                "partitions": {
-                    part: {"label": region.label, "partuuid": region.partuuid, "size": region.size}
-                    for part, region in node.regions(slot).items()
-                },
+                "partitions": {part: _part(region) for part, region in node.regions(slot).items()},
             }
         )
     return sorted(rows, key=lambda row: str(row["slot"]))
+
+
+def _part(region: Region) -> Facts:
+    if region.room is not None:
+        return {"file": str(region.path), "size": region.readable_bytes}
+    return {"label": region.label, "partuuid": region.partuuid, "size": region.size}
 
 
 def permit(group: GroupStatus) -> Facts:

@@ -7,6 +7,7 @@ the file is readable. Other file systems are read where they are mounted (machin
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -24,6 +25,11 @@ class ToolMissingError(MachineError):
 
     code = "debugfs-missing"
     hint = "Install e2fsprogs."
+
+
+def file_systems_first(regions: Mapping[str, Region]) -> list[Region]:
+    """Return a slot's parts, those before that are likely to hold a file system: no boot files."""
+    return sorted(regions.values(), key=lambda region: region.room is not None)
 
 
 def read_file(region: Region, path: str, *, max_bytes: int) -> bytes:

@@ -57,12 +57,13 @@ class RegionImage:
         self._disk = disk
 
     def read_at(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes, or fewer where the region ends.
+        """Return `size` bytes, or fewer where the region or the file ends.
 
         Raises:
             DeviceReadError: the device failed.
         """
-        size = max(0, min(size, self._region.size - offset))
+        if self._region.room is None:  # a file ends by itself
+            size = max(0, min(size, self._region.size - offset))
         at = self._region.offset + offset
         try:
             return os.pread(self._disk.descriptor, size, at)
@@ -110,14 +111,17 @@ def check_sources(
                 f"the delta starts from part {part.name}, this node has {sorted(booted)}"
             )
         region = booted[part.name]
-        if facts.in_place and passive[part.name].size < region.size:
+        if facts.in_place and passive[part.name].size < region.readable_bytes:
             raise DoesNotFitError(
-                f"part {part.name} has {region.size} bytes in the booted slot,"
+                f"part {part.name} has {region.readable_bytes} bytes in the booted slot,"
                 f" {passive[part.name].size} in the passive one"
             )
         with images_of({part.name: region}) as images:
             check_source(
-                part, images[part.name], size=region.size, major=1 if facts.in_place else 2
+                part,
+                images[part.name],
+                size=region.readable_bytes,
+                major=1 if facts.in_place else 2,
             )
 
 
@@ -137,10 +141,10 @@ def copy_booted(
         PartitionsError: a device failed.
     """
     with images_of({part.name: source}) as images:
-        for offset in range(0, source.size, COPY_BYTES):
+        for offset in range(0, source.readable_bytes, COPY_BYTES):
             look()
             writer.write_at(offset, images[part.name].read_at(offset, COPY_BYTES))
     writer.sync()
-    actual = digest_of(writer.region, source.size)
+    actual = digest_of(writer.region, source.readable_bytes)
     if actual != part.old_sha256:
         raise CopyMismatchError(f"the copy of part {part.name} reads back as {actual.hex()}")

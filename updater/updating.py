@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from images.errors import PayloadError, PayloadRefusedError
+from partitions.boot_files import refuse_file
 from partitions.slots import Slot
 from updater import given
 from updater.checking import look
@@ -105,6 +106,9 @@ def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: b
     update = _update_of(memory)
     plan = _plan(node, update, found)
     check_fit(plan.facts, plan.regions)
+    for region in plan.regions.values():
+        if region.room is not None:
+            refuse_file(region, plan.booted)
     _clean_up(node)
     node.loader.disarm(plan.slot)
     memory = _begin(node, memory, plan, update)

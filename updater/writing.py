@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from images.errors import ImagesError
+from partitions.boot_files import has_length
 from updater import given
 from updater.download import Download
 from updater.install import WrittenSlot, write_slot
@@ -60,11 +61,12 @@ def write(node: Node, plan: Plan, urls: Sequence[str], *, version: str) -> Writt
 def _journal(node: Node, plan: Plan) -> Journal:
     """Return how far it is; a journal of other bytes is void before ours are written.
 
-    So is that of a payload that proves itself with its last bytes only: it begins anew.
+    So is that of a payload that proves itself with its last bytes only, and of a boot file that
+    was lost or cut short, since a file is made with its full size: it begins anew.
     """
     journal = node.store.read_journal()
     if journal and (journal.sha256, journal.slot) == (plan.identity, plan.slot.value):
-        if plan.resumable:
+        if plan.resumable and _files_are_whole(plan):
             return journal
         journal = msgspec.structs.replace(journal, next_operation=0)
         node.store.write_journal(journal)
@@ -72,6 +74,10 @@ def _journal(node: Node, plan: Plan) -> Journal:
     fresh = Journal(sha256=plan.identity, slot=plan.slot.value)
     node.store.write_journal(fresh)
     return fresh
+
+
+def _files_are_whole(plan: Plan) -> bool:
+    return all(has_length(plan.regions[part.name], part.size) for part in plan.facts.partitions)
 
 
 def _source(node: Node, plan: Plan, urls: Sequence[str]) -> Download | LocalPayload:

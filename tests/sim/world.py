@@ -65,8 +65,8 @@ alias = "node"
 disk = "{folder}/disk.img"
 boot_control = "{boot_control}"
 grubenv = "{folder}/grubenv"
-a = {{ usr = "PARTLABEL=USR-A" }}
-b = {{ usr = "PARTLABEL=USR-B" }}
+a = {{ usr = "PARTLABEL=USR-A"{files_a} }}
+b = {{ usr = "PARTLABEL=USR-B"{files_b} }}
 
 [server]
 poll_interval_secs = 1
@@ -110,6 +110,7 @@ class World:
         images: the image file of each version.
         image_size: their bytes.
         boot_control: which loader the machine has.
+        files: bytes of each part that is a boot file.
         clock: what the node takes for the time; None: the machine's.
     """
 
@@ -119,6 +120,7 @@ class World:
     health: list[str] = field(default_factory=lambda: ["true"])
     image_size: int = IMAGE_BYTES
     boot_control: str = "gptprio"
+    files: dict[str, int] = field(default_factory=dict)
     clock: Callable[[], datetime] | None = None
 
     def __enter__(self) -> Self:
@@ -140,6 +142,10 @@ class World:
         layout = self.folder / "disk.toml"
         layout.write_text(LAYOUT)
         create_disk(read_layout(layout), self.disk, images={"usr": image})
+        for part in self.files:
+            file = self.boot_file(Slot.A, part)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(self.file_image("1.0.0", part))
         self.grubenv.write_bytes(EMPTY_BLOCK)
         GrubEnvironment(self.grubenv).confirm(Slot.A)
         self.write_settings()
@@ -160,6 +166,20 @@ class World:
     def config(self) -> Path:
         return self.folder / "node.toml"
 
+    def boot_file(self, slot: Slot, part: str) -> Path:
+        """Return where a part lies that is a file."""
+        return self.folder / "boot/bascule" / slot.value / part
+
+    def file_image(self, version: str, part: str) -> bytes:
+        """Return the image of such a part: random bytes, the same ones for a version."""
+        path = self.folder / f"{version}.{part}"
+        if not path.exists():
+            path.write_bytes(os.urandom(self.files[part]))
+        return path.read_bytes()
+
+    def _named(self, slot: Slot) -> str:
+        return "".join(f', {part} = "FILE={self.boot_file(slot, part)}"' for part in self.files)
+
     def write_settings(self, extra: str = "", **changes: str) -> None:
         """Write the node's settings; `changes` replace whole lines by their key."""
         text = NODE.format(
@@ -167,6 +187,8 @@ class World:
             boot_control=self.boot_control,
             metadata=self.server.url,
             payloads=self.payloads.base,
+            files_a=self._named(Slot.A),
+            files_b=self._named(Slot.B),
         )
         for key, value in changes.items():
             lines = [
@@ -211,7 +233,11 @@ class World:
         if version not in self.images:
             self.image(version, rollback_index=rollback_index)
         output = self.folder / f"{version}.crau"
-        build_payload([("usr", self.images[version])], output, keys=[payload_key()])
+        parts = [("usr", self.images[version])]
+        for part in self.files:
+            self.file_image(version, part)
+            parts.append((part, self.folder / f"{version}.{part}"))
+        build_payload(parts, output, keys=[payload_key()])
         return output
 
     def release(self, version: str, *, rollback_index: int, **channel: object) -> bytes:
