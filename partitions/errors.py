@@ -14,7 +14,8 @@
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
     ├── BootControlError      the boot loader's memory
     │   ├── NothingBootableError · BootFolderError
-    │   └── GrubenvInvalidError · GrubenvCrowdedError
+    │   ├── GrubenvInvalidError · GrubenvCrowdedError
+    │   └── UbootConfigError · UbootInvalidError · UbootCrowdedError · UbootNotAtomicError
     └── DiskImageError        making a disk file
         └── LayoutInvalidError · DiskExistsError · ToolMissingError · ToolFailedError
 
@@ -243,6 +244,34 @@ class GrubenvCrowdedError(BootControlError):
 
     code = "grubenv-crowded"
     hint = "Make the file anew with ORDER, A_OK, A_TRY, B_OK and B_TRY first; see docs/grub.md."
+
+
+class UbootConfigError(BootControlError):
+    """The file that says where U-Boot's environment is cannot be used."""
+
+    code = "uboot-config"
+    hint = "slots.uboot_config names it; `fw_printenv -c FILE` must work; docs/loaders.md."
+
+
+class UbootInvalidError(BootControlError):
+    """No copy of U-Boot's environment is whole, so neither slot is known to be."""
+
+    code = "uboot-invalid"
+    hint = "Boot a slot by hand, then make the environment anew; docs/loaders.md shows how."
+
+
+class UbootCrowdedError(BootControlError):
+    """Other variables leave no room for ours in U-Boot's environment."""
+
+    code = "uboot-crowded"
+    hint = "Take variables away with `fw_setenv NAME`, or give the environment more room."
+
+
+class UbootNotAtomicError(BootControlError):
+    """The only copy of U-Boot's environment is too large to be changed in one piece."""
+
+    code = "uboot-not-atomic"
+    hint = "Use two copies (redundant), or a file of 0x200 bytes on FAT; docs/loaders.md."
 
 
 class DiskImageError(PartitionsError):

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from partitions.grub_firmware import TRIES_MAX
+from partitions.marks import TRIES_MAX
 from updater.errors import SettingsError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))

@@ -8,10 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from partitions import firmware, grub_firmware
+from partitions import firmware, grub_firmware, uboot_firmware
 from partitions.boot.control import BootControl, BootState, SlotState
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
+from partitions.boot.uboot import UbootEnvironment
 from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
@@ -73,6 +74,7 @@ KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
     {
         "gptprio": lambda at, booted: GptPriorities(at.disk, at.layout, booted=booted),
         "grubenv": lambda at, booted: GrubEnvironment(at.environment, booted=booted),
+        "uboot": lambda at, booted: UbootEnvironment(at.uboot_config, booted=booted),
     }
 )
 """Each boot loader that we can speak to, by the name that the settings use."""
@@ -81,6 +83,7 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
     {
         "gptprio": lambda at: firmware.boot(at.disk, at.layout),
         "grubenv": lambda at: grub_firmware.boot(at.environment),
+        "uboot": lambda at: uboot_firmware.boot(at.uboot_config),
     }
 )
 """What each of them does at power-on, for tests and the demo."""

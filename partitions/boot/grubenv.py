@@ -12,17 +12,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+from typing_extensions import override
+
 from partitions import grub_block
-from partitions.boot.control import BootState, SlotState
+from partitions.boot.marked import MarkedSlots, refuse_stop
 from partitions.copies import Disk
 from partitions.disk import Access, open_disk
 from partitions.errors import (
     BootControlError,
     GrubenvCrowdedError,
     GrubenvInvalidError,
-    SlotBootedError,
 )
-from partitions.grub_firmware import NEVER, TRIES_MAX, GrubMemory, Mark
+from partitions.grub_firmware import GrubMemory
 from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ log = logging.getLogger(__name__)
 SECTOR_BYTES: Final = 512  # no disk writes less than that, or a part of that
 
 
-class GrubEnvironment:
+class GrubEnvironment(MarkedSlots[GrubMemory]):
     """Keeps `BootControl` in the file that GRUB loads its environment from."""
 
     def __init__(self, path: Path, *, booted: Slot | None = None) -> None:
@@ -40,66 +41,22 @@ class GrubEnvironment:
             path: the environment's file, 1024 bytes, on a file system that GRUB can write.
             booted: the slot that runs; `disarm` refuses it.
         """
+        super().__init__(booted)
         self._path = path
-        self._booted = booted
 
-    @property
-    def max_tries(self) -> int:
-        """The most tries that one digit can count."""
-        return TRIES_MAX
-
-    def read(self) -> BootState:
-        """Return what the loader remembers and would do next."""
+    @override
+    def _recall(self) -> GrubMemory:
         with open_disk(self._path, Access.READ) as file:
-            memory = GrubMemory.of(grub_block.load(file, self._path))
-        return BootState(
-            target=memory.target,
-            slots={slot: _state(mark) for slot, mark in memory.marks.items()},
-        )
+            return GrubMemory.of(grub_block.load(file, self._path))
 
-    def disarm(self, slot: Slot) -> None:
-        """Set the slot's OK and TRY to 0."""
-        if slot is self._booted:
-            raise SlotBootedError(f"slot {slot.value} is booted, it is not disarmed")
-        self._change("disarmed", slot, lambda memory: memory.marked(slot, NEVER))
-
-    def arm(self, slot: Slot, *, tries: int) -> None:
-        """Set the slot's OK to 0 and TRY to `tries`, and name it first in ORDER."""
-        if not 1 <= tries <= TRIES_MAX:
-            raise BootControlError(
-                f"{tries} tries for slot {slot.value} are not in 1 to {TRIES_MAX}"
-            )
-        trial = Mark(tries=tries)
-        self._change("armed", slot, lambda memory: memory.marked(slot, trial).preferring(slot))
-
-    def confirm(self, slot: Slot) -> None:
-        """Set the slot's OK to 1 and TRY to 0, and name it first in ORDER."""
-        proven = Mark(confirmed=True)
-        self._change("confirmed", slot, lambda memory: memory.marked(slot, proven).preferring(slot))
-
-    def reject(self, slot: Slot) -> None:
-        """Set the slot's OK and TRY to 0, and name the other one first in ORDER."""
-
-        def rejected(memory: GrubMemory) -> GrubMemory:
-            if not memory.marks[slot.other].bootable:
-                raise BootControlError(
-                    f"slot {slot.value} cannot be rejected: slot {slot.other.value} would not boot"
-                )
-            return memory.marked(slot, NEVER).preferring(slot.other)
-
-        self._change("rejected", slot, rejected)
-
+    @override
     def _change(self, verb: str, slot: Slot, edit: Callable[[GrubMemory], GrubMemory]) -> None:
-        """Read, edit and write the block; nothing is written when it holds all of it already."""
         with open_disk(self._path, Access.WRITE) as file:
             file.lock()
             block = grub_block.load(file, self._path)
             before = GrubMemory.of(block)
             memory = edit(before)
-            if before.target and not memory.target:
-                raise BootControlError(
-                    f"slot {slot.value} is not {verb}: nothing bootable would be left"
-                )
+            refuse_stop(verb, slot, before, memory)
             new = edited(block, memory.values)
             if new == block:
                 return
@@ -174,7 +131,3 @@ def _holds(block: bytes, values: Mapping[bytes, bytes]) -> bool:
     return all(found.get(name) == value for name, value in values.items()) and all(
         names.count(name) == 1 for name in values
     )
-
-
-def _state(mark: Mark) -> SlotState:
-    return SlotState(armed=mark.bootable, tries_left=mark.tries, confirmed=mark.confirmed)

@@ -19,7 +19,8 @@ from partitions.boot.control import BootControl
 from partitions.boot.grubenv import SECTOR_BYTES, GrubEnvironment, _brought_to_front, store
 from partitions.errors import BootControlError, GrubenvCrowdedError
 from partitions.grub_block import SIGNATURE, assignment, filled
-from partitions.grub_firmware import NEVER, TRIES_MAX, GrubMemory, Mark, choose
+from partitions.grub_firmware import GrubMemory, choose
+from partitions.marks import NEVER, TRIES_MAX, Mark
 from partitions.slots import Slot
 from tests.sim.gpt_disk import MemoryDisk, crash_images
 

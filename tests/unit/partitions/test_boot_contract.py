@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from partitions import uboot_env
 from partitions.attributes import BootBits
 from partitions.boot import (
     KEEPERS,
@@ -19,6 +20,7 @@ from partitions.boot import (
     power_on,
 )
 from partitions.boot.grubenv import GrubEnvironment
+from partitions.boot.uboot import UbootEnvironment
 from partitions.errors import BootControlError, NothingBootableError, SlotBootedError
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
@@ -57,6 +59,28 @@ def _grubenv(folder: Path) -> Machine:
     return _machine("grubenv", Places(disk=folder, layout=LAYOUT, grubenv=file), memory=file)
 
 
+def _uboot_file(folder: Path) -> Machine:
+    return _uboot(folder, [f"{folder / 'uboot.env'} 0x0 0x200"])
+
+
+def _uboot_two_copies(folder: Path) -> Machine:
+    env = folder / "uboot.env"
+    return _uboot(folder, [f"{env} 0x0 0x1000", f"{env} 0x1000 0x1000"])
+
+
+def _uboot(folder: Path, lines: list[str]) -> Machine:
+    config = folder / "fw_env.config"
+    config.write_text("\n".join(lines))
+    size = uboot_env.read_config(config.read_text())[0].size
+    double = len(lines) > 1
+    copy = uboot_env.packed((b"board=ours",), size, flag=0 if double else None)
+    env = folder / "uboot.env"
+    env.write_bytes(copy * len(lines))
+    UbootEnvironment(config).confirm(A)
+    places = Places(disk=folder, layout=LAYOUT, uboot_config=config)
+    return _machine("uboot", places, memory=env)
+
+
 def _machine(name: str, places: Places, *, memory: Path) -> Machine:
     def boot() -> Slot | None:
         try:
@@ -71,7 +95,12 @@ def _machine(name: str, places: Places, *, memory: Path) -> Machine:
     )
 
 
-MACHINES: Mapping[str, Callable[[Path], Machine]] = {"gptprio": _gptprio, "grubenv": _grubenv}
+MACHINES: Mapping[str, Callable[[Path], Machine]] = {
+    "gptprio": _gptprio,
+    "grubenv": _grubenv,
+    "uboot": _uboot_file,
+    "uboot, two copies": _uboot_two_copies,
+}
 
 
 @pytest.fixture(params=MACHINES)
@@ -93,7 +122,7 @@ VERBS: Mapping[str, Callable[[BootControl, Slot], None]] = {
 
 
 def test_each_keeper_is_under_this_contract() -> None:
-    assert set(MACHINES) == set(KEEPERS) == set(MODELS)
+    assert {name.partition(",")[0] for name in MACHINES} == set(KEEPERS) == set(MODELS)
 
 
 def test_a_confirmed_slot_beside_an_empty_one_is_the_target(control: BootControl) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from partitions.errors import GrubenvInvalidError, NothingBootableError
 from partitions.grub_block import EMPTY_BLOCK, SIGNATURE, filled, variables
-from partitions.grub_firmware import GrubMemory, Mark, boot, choose
+from partitions.grub_firmware import GrubMemory, boot, choose
+from partitions.marks import Mark
 from partitions.slots import Slot
 
 A, B = Slot.A, Slot.B
