@@ -132,8 +132,8 @@ class Disk:
             yield _latest(writes[:at] + writes[at + 1 :])
         for _ in range(SAMPLED * effort):
             share = chance.choice((0.1, 0.5, 0.9))
-            chosen = [chance.choice(some) for some in choices.values() if chance.random() < share]
-            yield tuple(write for write in chosen if write)
+            some_of_them = [chance.choice(some) for some in choices.values() if chance.random() < share]
+            yield tuple(write for write in some_of_them if write)
 
     @contextmanager
     def after(self, landed: tuple[Write, ...]) -> Iterator[bytearray]:
@@ -275,8 +275,13 @@ class Machine:
                 self.fat.write(name, event.offset, event.data)
             case "resize":
                 self.fat.resize(name, event.offset)
-            case "remove" | "remove-folder":
+            case "remove":
                 self.fat.remove(name)
+            case "release":
+                self.fat.release(name)
+            case "remove-folder":
+                self.fat.remove(name)
+                self.fat.release(name)
             case "rename":
                 self.fat.rename(name, event.other)
             case "sync-file":

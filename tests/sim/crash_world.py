@@ -25,6 +25,7 @@ from partitions.boot import KEEPERS, Places, open_boot_control
 from partitions.disk_image import create_disk
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
+from partitions.uboot_env import packed
 from partitions.slots import PartRef, Slot, SlotLayout, resolve
 from tests.sim.block import Area
 from tests.sim.fat import SECTOR, Fat
@@ -59,14 +60,49 @@ def _nothing(_folder: Path) -> None:
 
 def _grubenv(folder: Path) -> None:
     path = folder / "boot/grub/grubenv"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(EMPTY_BLOCK)
 
 
-SEEDS: Final[Mapping[str, Callable[[Path], None]]] = MappingProxyType(
-    {"gptprio": _nothing, "grubenv": _grubenv}
+def _uboot(folder: Path) -> None:
+    """Lay out what a script manages by itself: one copy, of one sector."""
+    env = folder / "boot/uboot.env"
+    env.parent.mkdir(parents=True, exist_ok=True)
+    (folder / "fw_env.config").write_text(f"{env} 0x0 0x200\n")
+    env.write_bytes(packed((), 512))
+
+
+def _uboot_redundant(folder: Path) -> None:
+    """Lay out U-Boot's own environment in two files, as `CONFIG_ENV_IS_IN_FAT` has it."""
+    (folder / "boot").mkdir(parents=True, exist_ok=True)
+    lines = []
+    for name in ("uboot.env", "uboot-redund.env"):
+        (folder / "boot" / name).write_bytes(packed((b"board=ours",), 4096, flag=0))
+        lines.append(f"{folder}/boot/{name} 0x0 0x1000\n")
+    (folder / "fw_env.config").write_text("".join(lines))
+
+
+@dataclass(frozen=True, slots=True)
+class Loader:
+    """A boot loader as a machine has it.
+
+    Attributes:
+        control: the name of its keeper.
+        seed: makes what it finds before its first slot is confirmed, below a machine's folder.
+    """
+
+    control: str
+    seed: Callable[[Path], None]
+
+
+LOADERS: Final[Mapping[str, Loader]] = MappingProxyType(
+    {
+        "gptprio": Loader("gptprio", _nothing),
+        "grubenv": Loader("grubenv", _grubenv),
+        "uboot": Loader("uboot", _uboot),
+        "uboot-redundant": Loader("uboot", _uboot_redundant),
+    }
 )
-"""What each loader finds before its first slot is confirmed, below a machine's folder."""
 
 
 def places_in(folder: Path, layout: SlotLayout) -> Places:
@@ -86,18 +122,26 @@ class CrashWorld(World):
     """One node with a loader's partition.
 
     Attributes:
+        loader: the key of its loader in LOADERS.
         roots: the root hash of each version's image, by version.
     """
 
+    loader: str = "gptprio"
     image_size: int = 256 * 1024
     health: list[str] = field(
         default_factory=lambda: ["sh", "-c", "test $BASCULE_VERSION != 3.0.0"]
     )
+    files: dict[str, int] = field(
+        default_factory=lambda: {"kernel": 24 * 1024, "initrd": 16 * 1024}
+    )
     roots: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.boot_control = LOADERS[self.loader].control
 
     @override
     def _make(self) -> None:
-        assert set(SEEDS) == set(KEEPERS), "each loader has its line in SEEDS"
+        assert {one.control for one in LOADERS.values()} == set(KEEPERS), "each has its line here"
         self.server = self.stack.enter_context(RepositoryServer(self.repository))
         self.payloads = self.stack.enter_context(PayloadServer())
         self.stack.enter_context(_small_steps())
@@ -108,7 +152,11 @@ class CrashWorld(World):
         create_disk(read_layout(layout), self.disk, images={"usr": image})
         for name in ("boot", "efivars", "state"):
             (self.folder / name).mkdir()
-        SEEDS[self.boot_control](self.folder)
+        for part in self.files:
+            place = self.boot_file(Slot.A, part)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(self.file_image("1.0.0", part))
+        LOADERS[self.loader].seed(self.folder)
         self.write_settings()
         open_boot_control(self.boot_control, self.places).confirm(Slot.A)
         self.release("1.0.0", rollback_index=1)
@@ -143,7 +191,8 @@ class CrashWorld(World):
         text = self.config.read_text()
         where = f'boot_folder = "{self.folder}/boot"\nuboot_config = "{self.folder}/fw_env.config"'
         line = f'grubenv = "{self.grubenv}"\n{where}'
-        self.config.write_text(re.sub("^grubenv = .*$", line, text, flags=re.MULTILINE))
+        text = re.sub("^grubenv = .*$", line, text, flags=re.MULTILINE)
+        self.config.write_text(text)
 
     @override
     def image(self, version: str, *, rollback_index: int, board: str = "") -> Path:
@@ -175,7 +224,19 @@ class CrashWorld(World):
 
     def parts(self, version: str) -> list[tuple[str, Path]]:
         """Return the image of each part of a slot."""
-        return [("usr", self.images[version])]
+        parts = [("usr", self.images[version])]
+        for part in self.files:
+            self.file_image(version, part)
+            parts.append((part, self.folder / f"{version}.{part}"))
+        return parts
+
+    def boot_files(self, version: str, slot: Slot) -> dict[str, bytes]:
+        """Return the boot files that a slot with that version has, by their names on the ESP."""
+        root = self.folder / "boot"
+        return {
+            str(self.boot_file(slot, part).relative_to(root)): self.file_image(version, part)
+            for part in self.files
+        }
 
     @override
     def slot_bytes(self, slot: Slot, size: int | None = None) -> bytes:

@@ -114,6 +114,7 @@ class Fat:
         self.image = bytearray(image)
         self.shape = Shape.of(image)
         self._dirty: list[Dirty] = []
+        self._orphans: list[tuple[str, list[int]]] = []
         self._clock = 0
         self._next = 2
         self._end = _END[self.shape.bits]
@@ -187,14 +188,15 @@ class Fat:
         self._touch(name)
 
     def remove(self, name: str) -> None:
-        """Remove a file."""
+        """Take a file's name away; its clusters are free after `release`."""
         at, slots, first = self._found(name)
         self._leave(name, at, slots)
-        self._free(self._chain(first))
+        self._orphans.append((name, self._chain(first)))
 
-    def remove_folder(self, name: str) -> None:
-        """Remove an empty folder."""
-        self.remove(name)
+    def release(self, name: str) -> None:
+        """Give back the clusters of a file of that name that was removed."""
+        place = next(at for at, (orphan, _) in enumerate(self._orphans) if orphan == name)
+        self._free(self._orphans.pop(place)[1])
 
     def rename(self, old: str, new: str) -> None:
         """Give a file another name; one of that name is replaced, as Linux does it."""

@@ -18,12 +18,15 @@ from partitions.boot import open_boot_control, power_on
 from partitions.errors import PartitionsError
 from partitions.slots import Slot
 from tests.sim.block import Cut, Disk
-from tests.sim.crash_world import ESP_BYTES, SEEDS, CrashWorld, places_in
+from tests.sim.crash_world import ESP_BYTES, LOADERS, CrashWorld, places_in
 from tests.sim.fat import SECTOR, read_tree
 from tests.sim.gpt_tools import program
+from tests.sim.recorder import LINK
 
 BOOTS_MAX: Final = 16  # until the tries of both slots are used up
 FAILURES_MAX: Final = 10  # more of them teach nothing
+MENDINGS_MAX: Final = 4  # the last one finds nothing
+SLOTS: Final = "bascule/"  # where the slots' own files are, on the loader's partition
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,58 @@ class Tally:
             self.failures.append(words)
 
 
-class Judge:
-    """Judges the cuts of one world's disk; it remembers each area that it has seen."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Esp:
+    """What a firmware sees on the loader's partition.
 
-    def __init__(self, world: CrashWorld, disk: Disk, tally: Tally, *, tools_max: int) -> None:
+    Attributes:
+        files: all of them.
+        summary: tells the loader's own files from other ones, the slots' left out.
+        bones: tells one file system's tables and folders from another's.
+    """
+
+    files: Mapping[str, bytes]
+    summary: str
+    bones: str
+
+    @classmethod
+    def of(cls, image: bytes | bytearray) -> Esp:
+        """Read a FAT."""
+        tree = read_tree(image)
+        own = {name: data for name, data in tree.files.items() if not name.startswith(SLOTS)}
+        return cls(
+            files=tree.files,
+            summary=hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest(),
+            bones=hashlib.sha256(tree.bones).hexdigest(),
+        )
+
+    @property
+    def own(self) -> dict[str, bytes]:
+        """The loader's own files."""
+        return {name: data for name, data in self.files.items() if not name.startswith(SLOTS)}
+
+
+class Judge:
+    """Judges the cuts of one world's disk; it remembers each area that it has seen.
+
+    Attributes:
+        allowed: the versions that may be what boots first.
+    """
+
+    def __init__(
+        self,
+        world: CrashWorld,
+        disk: Disk,
+        tally: Tally,
+        *,
+        allowed: frozenset[str],
+        tools_max: int,
+    ) -> None:
+        self.tally = tally
+        self.allowed = allowed
         self._world = world
         self._disk = disk
-        self.tally = tally
-        self._tools_max = tools_max
+        self._tools_left = tools_max
         self._layout = world.layout
         self._esp_at = world.esp_at
         self._areas = world.areas()
@@ -77,101 +124,98 @@ class Judge:
             hashlib.sha256(image.read_bytes()).hexdigest(): version
             for version, image in world.images.items()
         }
-        self.allowed: frozenset[str] = frozenset()
+        self._expected = {
+            (version, slot): world.boot_files(version, slot)
+            for version in world.images
+            for slot in Slot
+        }
         self._folder = world.folder / "judge"
-        self._trees: dict[int, tuple[Mapping[str, bytes], str]] = {}
+        self._esps: dict[int, Esp] = {}
         self._memories: dict[object, Memory] = {}
         self._contents: dict[tuple[str, int], str] = {}
-        self._seen: set[object] = set()
+        self._seen: dict[object, tuple[object, ...]] = {}
+        self._states: set[object] = set()
         self._bones: set[str] = set()
         self._tables: set[int] = set()
 
     def judge(self, cut: Cut) -> tuple[object, ...] | None:
-        """Judge a cut; returns what kind of state it is, or None when it was seen before."""
+        """Judge a cut; returns what kind of disk it leaves, or None when it was seen before."""
         self.tally.states += 1
-        key = (*sorted(cut.digests.items()), *sorted(cut.variables.items()))
-        state = hash(tuple(sorted(cut.files.items())))
-        if (key, state) in self._seen:
+        disk = (*sorted(cut.digests.items()), *sorted(cut.variables.items()))
+        state = (disk, hash(tuple(sorted(cut.files.items()))))
+        if state in self._states:
             return None
-        self._seen.add((key, state))
+        self._states.add(state)
         self.tally.distinct += 1
-        with self._disk.after(cut.landed) as image:
-            memory = self._memory(cut, image)
-            if key not in self._seen:
-                self._seen.add(key)
-                self._look(cut, image, memory)
-        versions = tuple(self._content(slot, cut, None) for slot in Slot)
-        return (memory, versions, state)
+        if disk not in self._seen:
+            with self._disk.after(cut.landed) as image:
+                self._seen[disk] = self._look(cut, image)
+        return self._seen[disk]
 
-    def _look(self, cut: Cut, image: bytearray, memory: Memory) -> None:
+    def _look(self, cut: Cut, image: bytearray) -> tuple[object, ...]:
         """Judge what lies on the disk."""
+        esp = self._esp(cut, image)
+        memory = self._memory(cut, image, esp)
+        systems = {slot: self._system(slot, cut, image, esp) for slot in Slot}
         if memory.words:
             self.tally.fail(memory.words)
-            return
+        else:
+            self._judge_systems(memory, systems)
+            if esp.bones not in self._bones and self._tools_left:
+                self._bones.add(esp.bones)
+                self._tools_left -= 1
+                self._ask_others(cut, image, esp, memory)
+        sizes = tuple((name, len(data)) for name, data in sorted(esp.files.items()))
+        return (memory, *systems.values(), *self._contents_of(cut), sizes)
+
+    def _contents_of(self, cut: Cut) -> tuple[str, ...]:
+        return tuple(self._contents[name, cut.digests[name]] for name in self._slots)
+
+    def _judge_systems(self, memory: Memory, systems: Mapping[Slot, str]) -> None:
         for slot in dict.fromkeys((*memory.chain, *memory.armed)):
-            if not self._content(slot, cut, image):
+            if not systems[slot]:
                 what = "boots" if slot in memory.chain else "may boot"
                 self.tally.fail(f"slot {slot.value} {what} and holds no whole system")
         first = memory.chain[0]
-        version = self._content(first, cut, image)
-        if version and version not in self.allowed:
+        if systems[first] and systems[first] not in self.allowed:
             may = " or ".join(sorted(self.allowed))
-            self.tally.fail(f"slot {first.value} boots and holds {version}, not {may}")
+            self.tally.fail(f"slot {first.value} boots and holds {systems[first]}, not {may}")
 
-    def _content(self, slot: Slot, cut: Cut, image: bytearray | None) -> str:
-        """Return the version whose bytes a slot holds, or nothing when they are not whole."""
+    def _system(self, slot: Slot, cut: Cut, image: bytearray, esp: Esp) -> str:
+        """Return the version that a slot is, partition and files, or nothing."""
+        version = self._content(slot, cut, image)
+        files = self._expected.get((version, slot), {})
+        whole = all(esp.files.get(name) == data for name, data in files.items())
+        return version if whole else ""
+
+    def _content(self, slot: Slot, cut: Cut, image: bytearray) -> str:
+        """Return the version whose image a slot's partition holds, or nothing."""
         name = f"slot {slot.value}"
         key = (name, cut.digests[name])
         if key not in self._contents:
-            if image is None:
-                return "?"
             at = self._slots[name].first * SECTOR
             held = bytes(image[at : at + self._size])
             version = self._digests.get(hashlib.sha256(held).hexdigest(), "")
             if version:
-                self._verify(held, version)
+                self._ask_veritysetup(held, version)
             self._contents[key] = version
         return self._contents[key]
 
-    def _verify(self, held: bytes, version: str) -> None:
-        """Let veritysetup look at an image that our digest calls whole."""
-        self.tally.verity += 1
-        path = self._folder / "slot.img"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(held)
-        root = self._world.roots[version]
-        offset = f"--hash-offset={self._world.image_size}"
-        command = [program("veritysetup"), "verify", str(path), str(path), root, offset]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            self.tally.fail(f"veritysetup finds fault with {version}: {done.stderr}")
+    def _esp(self, cut: Cut, image: bytearray) -> Esp:
+        digest = cut.digests["esp"]
+        if digest not in self._esps:
+            self._esps[digest] = Esp.of(image[self._esp_at : self._esp_at + ESP_BYTES])
+        return self._esps[digest]
 
-    def _memory(self, cut: Cut, image: bytearray) -> Memory:
-        tree, summary = self._tree(cut, image)
-        table = cut.digests["gpt"]
-        key = (table, summary, *sorted(cut.variables.items()))
+    def _memory(self, cut: Cut, image: bytearray, esp: Esp) -> Memory:
+        key = (cut.digests["gpt"], esp.summary, *sorted(cut.variables.items()))
         if key not in self._memories:
-            self._memories[key] = self._boot(cut, image, tree)
+            self._memories[key] = self._boot(cut, image, esp)
         return self._memories[key]
 
-    def _tree(self, cut: Cut, image: bytearray) -> tuple[Mapping[str, bytes], str]:
-        digest = cut.digests["esp"]
-        if digest not in self._trees:
-            esp = image[self._esp_at : self._esp_at + ESP_BYTES]
-            tree = read_tree(esp)
-            whole = hashlib.sha256()
-            for name, content in sorted(tree.files.items()):
-                whole.update(f"{name}\0{len(content)}\0".encode() + content)
-            self._trees[digest] = (tree.files, whole.hexdigest())
-            bones = hashlib.sha256(tree.bones).hexdigest()
-            if bones not in self._bones and len(self._bones) < self._tools_max:
-                self._bones.add(bones)
-                self._ask_fsck(bytes(esp), tree.files)
-        return self._trees[digest]
-
-    def _boot(self, cut: Cut, image: bytearray, tree: Mapping[str, bytes]) -> Memory:
+    def _boot(self, cut: Cut, image: bytearray, esp: Esp) -> Memory:
         """Let the loader's model boot until nothing changes."""
-        self._lay_out(image, tree, cut.variables)
+        self._lay_out(image, esp.own, cut.variables)
         if cut.digests["gpt"] not in self._tables:
             self._tables.add(cut.digests["gpt"])
             self._ask_sgdisk()
@@ -202,7 +246,7 @@ class Judge:
         """Put the loader's memory into files, as the model wants it."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
-        SEEDS[self._world.boot_control](self._folder)
+        LOADERS[self._world.loader].seed(self._folder)
         shutil.rmtree(self._folder / "boot", ignore_errors=True)
         lay_out(tree, self._folder / "boot")
         lay_out(variables, self._folder / "efivars")
@@ -231,47 +275,80 @@ class Judge:
         if "Creating new GPT" in said or not all(f" {label}\n" in said for label in labels):
             self.tally.fail(f"sgdisk finds no table: {said}")
 
-    def _ask_fsck(self, esp: bytes, files: Mapping[str, bytes]) -> None:
-        """Let fsck.vfat look; what it finds it must be able to mend without losing a file."""
+    def _ask_veritysetup(self, held: bytes, version: str) -> None:
+        """Let veritysetup look at an image that our digest calls whole."""
+        self.tally.verity += 1
+        path = self._folder / "slot.img"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(held)
+        root = self._world.roots[version]
+        offset = f"--hash-offset={self._world.image_size}"
+        command = [program("veritysetup"), "verify", str(path), str(path), root, offset]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            self.tally.fail(f"veritysetup finds fault with {version}: {done.stderr}")
+
+    def _ask_others(self, cut: Cut, image: bytearray, esp: Esp, memory: Memory) -> None:
+        """Let mtools read what is needed, and fsck.vfat mend it without losing any of that."""
         self.tally.fsck += 1
-        self._folder.mkdir(exist_ok=True)
+        slot = memory.chain[0]
+        version = self._system(slot, cut, image, esp)
+        needed = [*esp.own, *self._expected.get((version, slot), {})]
         path = self._folder / "esp.img"
-        path.write_bytes(esp)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(image[self._esp_at : self._esp_at + ESP_BYTES])
+        self._ask_mtools(path, {name: esp.files[name] for name in needed})
         said = mend(path)
         if "share clusters" in said:
             self.tally.fail(f"fsck.vfat: cross-linked: {said}")
-        mended = read_tree(path.read_bytes()).files
-        lost = [name for name in files if files[name] and mended.get(name) != files[name]]
-        self.lost(lost, said)
+        mended = Esp.of(path.read_bytes())
+        after = self._memory(cut, image, mended)
+        if after != memory:
+            self.tally.fail(f"fsck.vfat makes {after} of {memory}: {said}")
+        if self._system(slot, cut, image, mended) != version:
+            self.tally.fail(f"fsck.vfat loses a file of slot {slot.value}: {said}")
 
-    def lost(self, names: list[str], said: str) -> None:
-        """Judge which files the mending may have cost."""
-        if names:
-            self.tally.fail(f"fsck.vfat loses {names}: {said}")
+    def _ask_mtools(self, path: Path, needed: Mapping[str, bytes]) -> None:
+        if not needed:
+            return
+        target = self._folder / "mtools"
+        target.mkdir(exist_ok=True)
+        sources = [f"::{name}" for name in needed]
+        command = [program("mcopy"), "-n", "-o", "-i", str(path), *sources, str(target)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        for name, content in needed.items():
+            copy = target / Path(name).name
+            if not copy.exists() or copy.read_bytes() != content:
+                self.tally.fail(f"mtools read {name} otherwise: {done.stderr}")
 
 
 def mend(path: Path) -> str:
     """Let fsck.vfat mend a file system as at boot; returns what it said.
 
+    What it leaves for its next run is a folder that was being made: it mends one thing at a time.
+
     Raises:
-        AssertionError: it is not clean afterwards.
+        AssertionError: it is not clean after `MENDINGS_MAX` boots.
     """
     tool = program("fsck.vfat")
-    said = subprocess.run(
-        [tool, "-a", "-w", str(path)], check=False, capture_output=True, text=True
-    )
-    again = subprocess.run([tool, "-n", str(path)], check=False, capture_output=True, text=True)
-    assert again.returncode == 0, f"not mended: {said.stdout}{said.stderr} then {again.stdout}"
-    return said.stdout + said.stderr
+    said = ""
+    for _ in range(MENDINGS_MAX):
+        done = subprocess.run(
+            [tool, "-a", "-w", str(path)], check=False, capture_output=True, text=True
+        )
+        said += done.stdout + done.stderr
+        if done.returncode == 0:
+            return said
+    raise AssertionError(f"not mended: {said}")
 
 
 def lay_out(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write files below a folder; a zero byte in front of the content makes it a link."""
+    """Write files below a folder; `recorder.LINK` in front of the content makes it a link."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if content.startswith(b"\0"):
-            path.symlink_to(content[1:].decode())
+        if content.startswith(LINK):
+            path.symlink_to(content.removeprefix(LINK).decode())
         else:
             path.write_bytes(content)

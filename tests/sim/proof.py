@@ -23,10 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from partitions.boot import KEEPERS
 from partitions.errors import PartitionsError
 from tests.sim.block import Area, Cut, Disk, Machine, StateFolder
-from tests.sim.crash_world import ESP_BYTES, CrashWorld, keep, put_back
+from tests.sim.crash_world import ESP_BYTES, LOADERS, CrashWorld, keep, put_back
 from tests.sim.fat import SECTOR, Fat, read_tree
 from tests.sim.judges import Judge, Tally, lay_out, mend
 from tests.sim.lives import assert_rests_well, due_now, live
@@ -160,8 +159,13 @@ class Proof:
         self, log: list[Event], machine: Machine, allowed: frozenset[str]
     ) -> dict[object, Sample]:
         """Judge each cut; returns one sample of each kind of state."""
-        judge = Judge(self.world, machine.disk, self.tally, tools_max=TOOLS_MAX * self.effort)
-        judge.allowed = allowed
+        judge = Judge(
+            self.world,
+            machine.disk,
+            self.tally,
+            allowed=allowed,
+            tools_max=TOOLS_MAX * self.effort,
+        )
         found: dict[object, Sample] = {}
         base = bytes(machine.disk.durable)
         for cut in machine.cuts(self.edit(log), random.Random(SEED)):
@@ -296,21 +300,21 @@ def row(loader: str, tally: Tally, seconds: float) -> str:
         *(tally.states, tally.distinct, tally.sgdisk, tally.fsck, tally.verity),
         *(tally.recovered, tally.went_on, len(tally.failures), round(tally.states / seconds)),
     )
-    return " ".join(f"{cell:>12}" for cell in cells)
+    return " ".join(f"{cell:>15}" for cell in cells)
 
 
 def prove(loader: str, folder: Path) -> Tally:
     """Run the proof for one loader."""
-    with CrashWorld(folder, boot_control=loader) as world:
+    with CrashWorld(folder, loader=loader) as world:
         return Proof(world, edit=_as_it_is).run()
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the proof for the loaders that are named, or for all."""
     logging.disable(logging.CRITICAL)  # what the engine says of thousands of lives
-    print(" ".join(f"{word:>12}" for word in HEAD))
+    print(" ".join(f"{word:>15}" for word in HEAD))
     worst = 0
-    for loader in arguments or KEEPERS:
+    for loader in arguments or LOADERS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="bascule-proof-") as folder:
             tally = prove(loader, Path(folder) / "world")

@@ -24,6 +24,7 @@ from partitions import boot_folder, zeroing
 DISK: Final = "disk"  # one file or device: GPT and slots
 BOOT: Final = "boot"  # the loader's partition: FAT
 STATE: Final = "state"  # the state folder: a file system with a journal
+LINK: Final = b"\0symbolic link to "
 VARIABLES: Final = "variables"  # the firmware's: each written at once
 
 
@@ -33,7 +34,8 @@ class Event:
 
     Attributes:
         where: DISK, BOOT, STATE or VARIABLES; or "mark", which is a word of the test's own.
-        what: write, resize, create, mkdir, remove, rename, sync-file, sync-folder, sync-all …
+        what: write, resize, create, mkdir, remove, release, rename, sync-file, sync-folder …
+            A removed file is released, and its room free, when nobody has it open any more.
         name: of the file, relative to its root; of a mark, its words.
         other: the new name of a rename.
         offset, data: of a write; the offset is the new size of a resize.
@@ -58,6 +60,7 @@ class _Handle:
     name: str
     path: Path
     stream: int
+    inode: int
     position: int = 0
 
 
@@ -81,6 +84,7 @@ class Recorder:
         self.guard = threading.RLock()
         self._handles: dict[int, _Handle] = {}
         self._synced: dict[int, bytes] = {}  # of STATE: what each inode held when it was flushed
+        self._orphans: dict[int, str] = {}
         self._streams = 0
         self.settle()
 
@@ -112,12 +116,34 @@ class Recorder:
             self._handles.pop(descriptor, None)
             if place is not None:
                 self._streams += 1
-                where, name = place
-                self._handles[descriptor] = _Handle(where, name, Path(path), self._streams)
+                inode = os.fstat(descriptor).st_ino
+                self._handles[descriptor] = _Handle(*place, Path(path), self._streams, inode)
 
     def handle(self, descriptor: object) -> _Handle | None:
         """Return what a descriptor stands for."""
-        return self._handles.get(descriptor) if isinstance(descriptor, int) else None
+        found = self._handles.get(descriptor) if isinstance(descriptor, int) else None
+        if found is not None and os.fstat(descriptor).st_ino != found.inode:  # closed behind us
+            return None
+        return found
+
+    def holds(self, inode: int) -> bool:
+        """Tell whether somebody has this file open."""
+        return any(
+            one.inode == inode and self.handle(descriptor) is one
+            for descriptor, one in list(self._handles.items())
+        )
+
+    def removed(self, name: str, inode: int) -> None:
+        """Note that a file of BOOT has lost its name; it goes when nobody has it open."""
+        self._orphans[inode] = name
+        self.release()
+
+    def release(self) -> None:
+        """Note which removed files of BOOT nobody has open any more."""
+        for inode, name in list(self._orphans.items()):
+            if not self.holds(inode):
+                del self._orphans[inode]
+                self.log.append(Event(where=BOOT, what="release", name=name))
 
     def spring(self, event: Event) -> bytes:
         """Ask the trap, and return what the disk takes."""
@@ -157,9 +183,9 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _content(path: Path) -> bytes:
-    """Return a file's content, or where a link leads, told apart by a zero byte in front."""
+    """Return a file's content, or where a link leads, told apart by `LINK` in front."""
     if path.is_symlink():
-        return b"\0" + os.fsencode(path.readlink())
+        return LINK + os.fsencode(path.readlink())
     with contextlib.suppress(FileNotFoundError):
         return path.read_bytes()
     return b""
@@ -208,8 +234,10 @@ def _open(recorder: Recorder, real: Callable[..., int]) -> Callable[..., int]:
 
 def _close(recorder: Recorder, real: Callable[[int], None]) -> Callable[[int], None]:
     def call(descriptor: int) -> None:
-        recorder.opened(descriptor, None, "")
-        real(descriptor)
+        with recorder.guard:
+            recorder.opened(descriptor, None, "")
+            real(descriptor)
+            recorder.release()
 
     return call
 
@@ -288,12 +316,20 @@ def _naming(what: str) -> Callable[[Recorder, Callable[..., None]], Callable[...
                 other = (recorder.place(paths[-1]) or ("", ""))[1] if what == "rename" else ""
                 event = Event(where=where, what=what, name=name, other=other)
                 recorder.spring(event)
+                inode = os.lstat(paths[0]).st_ino if event == _removal(name) else 0
                 real(*paths, **options)
-                return recorder.note(event)
+                recorder.note(event)
+                if inode:
+                    recorder.removed(name, inode)
+                return None
 
         return call
 
     return maker
+
+
+def _removal(name: str) -> Event:
+    return Event(where=BOOT, what="remove", name=name)
 
 
 def _symlink(recorder: Recorder, real: Callable[..., None]) -> Callable[..., None]:

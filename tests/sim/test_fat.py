@@ -51,6 +51,7 @@ def test_files_folders_and_long_names(empty: bytes, tmp_path: Path) -> None:
     for number in range(0, 30, 2):
         name = f"loader/entries/bascule-with-a-long-name-{number}+3.conf"
         fat.remove(name)
+        fat.release(name)
         del expected[name]
     fat.rename("loader/entries/bascule-with-a-long-name-1+3.conf", "loader/entries/one.conf")
     expected["loader/entries/one.conf"] = expected.pop(
@@ -77,6 +78,7 @@ def test_what_became_dirty_is_all_that_changed(empty: bytes) -> None:
     fat.create("bascule/initrd")
     fat.write("bascule/initrd", 0, b"i" * 5000)
     fat.remove("bascule/linux")
+    fat.release("bascule/linux")
     for dirty in fat.changed():
         disk[dirty.sector * 512 : (dirty.sector + 1) * 512] = dirty.data
     assert disk == fat.image
