@@ -23,7 +23,7 @@ from tests.sim.fat import SECTOR, Dirty, Fat
 from tests.sim.recorder import BOOT, DISK, STATE, VARIABLES, Event
 
 EXHAUSTIVE: Final = 512  # up to so many combinations, all are tried
-SAMPLED: Final = 64  # of more, besides the regular ones
+SAMPLED: Final = 160  # of more, besides the regular ones
 
 Files = Mapping[str, bytes]
 
@@ -132,7 +132,9 @@ class Disk:
             yield _latest(writes[:at] + writes[at + 1 :])
         for _ in range(SAMPLED * effort):
             share = chance.choice((0.1, 0.5, 0.9))
-            some_of_them = [chance.choice(some) for some in choices.values() if chance.random() < share]
+            some_of_them = [
+                chance.choice(some) for some in choices.values() if chance.random() < share
+            ]
             yield tuple(write for write in some_of_them if write)
 
     @contextmanager

@@ -69,7 +69,7 @@ def _uboot(folder: Path) -> None:
     env = folder / "boot/uboot.env"
     env.parent.mkdir(parents=True, exist_ok=True)
     (folder / "fw_env.config").write_text(f"{env} 0x0 0x200\n")
-    env.write_bytes(packed((), 512))
+    env.write_bytes(packed((), 512, flag=None))
 
 
 def _uboot_redundant(folder: Path) -> None:

@@ -199,7 +199,7 @@ class Fat:
         self._free(self._orphans.pop(place)[1])
 
     def rename(self, old: str, new: str) -> None:
-        """Give a file another name; one of that name is replaced, as Linux does it."""
+        """Give a file another name; one of that name is replaced and waits for `release`."""
         at, slots, first = self._found(old)
         entry = bytearray(self.image[at : at + ENTRY])
         if self.exists(new):
@@ -208,7 +208,7 @@ class Fat:
             _point(target, first, self.size(old))
             self._put(there, bytes(target), _folder_owner(new))
             self._leave(old, at, slots)
-            self._free(self._chain(lost))
+            self._orphans.append((new, self._chain(lost)))
             return
         self._enter(new, entry)
         self._leave(old, at, slots)

@@ -97,14 +97,31 @@ Edit = Callable[[list[Event]], list[Event]]
 """Changes a record before it is replayed: what a test of the proof does."""
 
 
+def as_it_is(log: list[Event]) -> list[Event]:
+    """Change nothing."""
+    return log
+
+
 @dataclass
 class Proof:
-    """The proof for one loader, on one world."""
+    """The proof for one loader, on one world.
+
+    Attributes:
+        world: the node; it rests in slot A.
+        tally: what was examined.
+        effort: how many times as many combinations, tools and engines as by default.
+        engines: on how many kinds of state of a chapter the engine is started.
+        to_the_end: whether it goes on after a failure.
+        edit: changes a record before it is replayed, for tests of the proof.
+        samples: what goes on to the next release in the end.
+    """
 
     world: CrashWorld
     tally: Tally = field(default_factory=Tally)
     effort: int = EFFORT
-    edit: Edit = lambda log: log
+    engines: int = ENGINES_MAX
+    to_the_end: bool = True
+    edit: Edit = as_it_is
     samples: list[Sample] = field(default_factory=list)
     _fat: bytes = b""
 
@@ -113,7 +130,10 @@ class Proof:
         run_until(Engine(node=self.world.boot()), "idle")
         for chapter in chapters:
             self.chapter(chapter)
-        self.go_on()
+            if self.tally.failures and not self.to_the_end:
+                return self.tally
+        if self.samples:
+            self.go_on()
         return self.tally
 
     def chapter(self, chapter: Chapter) -> None:
@@ -173,9 +193,11 @@ class Proof:
             if kind is None:
                 continue
             key = (kind, _spoken(cut.files))
+            if self.tally.failures and not self.to_the_end:
+                break
             if key not in found:
                 found[key] = _sample(len(found), cut, machine.disk, base, allowed)
-        if self.edit is _as_it_is:
+        if self.edit is as_it_is and (self.to_the_end or not self.tally.failures):
             self._check(machine)
         self._fat = bytes(machine.fat.image)
         return found
@@ -194,7 +216,7 @@ class Proof:
     def _chosen(self, found: Mapping[object, Sample]) -> Iterator[Sample]:
         """Yield a fair share of the kinds."""
         all_of_them = list(found.values())
-        wanted = min(len(all_of_them), ENGINES_MAX * self.effort)
+        wanted = min(len(all_of_them), self.engines * self.effort)
         for number in range(wanted):
             sample = all_of_them[number * len(all_of_them) // wanted]
             if number % GO_ON_EVERY == 0 or self.effort > 1:
@@ -233,10 +255,6 @@ class Proof:
         except (AssertionError, PartitionsError) as error:
             self.tally.fail(f"{sample.where}: {type(error).__name__}: {error}")
             return None
-
-
-def _as_it_is(log: list[Event]) -> list[Event]:
-    return log
 
 
 def _sample(number: int, cut: Cut, disk: Disk, base: bytes, versions: frozenset[str]) -> Sample:
@@ -287,7 +305,7 @@ def _spoken(files: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
     return tuple(sorted((name, data) for name, data in files.items() if name in SPOKEN))
 
 
-HEAD: Final = (
+TITLES: Final = (
     "loader", "states", "distinct", "sgdisk", "fsck", "verity", "recovered", "went on", "failures",
     "per second",
 )  # fmt: skip
@@ -306,13 +324,13 @@ def row(loader: str, tally: Tally, seconds: float) -> str:
 def prove(loader: str, folder: Path) -> Tally:
     """Run the proof for one loader."""
     with CrashWorld(folder, loader=loader) as world:
-        return Proof(world, edit=_as_it_is).run()
+        return Proof(world).run()
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the proof for the loaders that are named, or for all."""
     logging.disable(logging.CRITICAL)  # what the engine says of thousands of lives
-    print(" ".join(f"{word:>15}" for word in HEAD))
+    print(" ".join(f"{word:>15}" for word in TITLES))
     worst = 0
     for loader in arguments or LOADERS:
         began = time.monotonic()

@@ -212,6 +212,8 @@ def _open(recorder: Recorder, real: Callable[..., int]) -> Callable[..., int]:
     def call(path: Any, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:  # noqa: ANN401
         place = recorder.place(path) if dir_fd is None else None
         if place is None or not flags & (os.O_CREAT | os.O_TRUNC):
+            if place is not None:
+                recorder.spring(Event(where=place[0], what="open", name=place[1]))
             descriptor = real(path, flags, mode, dir_fd=dir_fd)
             recorder.opened(descriptor, place, path)
             return descriptor
@@ -287,6 +289,18 @@ def _pwrite(recorder: Recorder, real: Callable[..., int]) -> Callable[..., int]:
     return call
 
 
+def _reading(recorder: Recorder, real: Callable[..., int]) -> Callable[..., int]:
+    """Watch `preadv`: nothing is written down, but a disk that is gone cannot be read."""
+
+    def call(descriptor: int, *rest: Any) -> int:  # noqa: ANN401
+        handle = recorder.handle(descriptor)
+        if handle is not None:
+            recorder.spring(Event(where=handle.where, what="read", name=handle.name))
+        return real(descriptor, *rest)
+
+    return call
+
+
 def _syncing(recorder: Recorder, real: Callable[[int], None]) -> Callable[[int], None]:
     def call(descriptor: int) -> None:
         handle = recorder.handle(descriptor)
@@ -316,11 +330,11 @@ def _naming(what: str) -> Callable[[Recorder, Callable[..., None]], Callable[...
                 other = (recorder.place(paths[-1]) or ("", ""))[1] if what == "rename" else ""
                 event = Event(where=where, what=what, name=name, other=other)
                 recorder.spring(event)
-                inode = os.lstat(paths[0]).st_ino if event == _removal(name) else 0
+                lost = _loses(event, paths)
                 real(*paths, **options)
                 recorder.note(event)
-                if inode:
-                    recorder.removed(name, inode)
+                if lost:
+                    recorder.removed(other or name, lost)
                 return None
 
         return call
@@ -328,8 +342,11 @@ def _naming(what: str) -> Callable[[Recorder, Callable[..., None]], Callable[...
     return maker
 
 
-def _removal(name: str) -> Event:
-    return Event(where=BOOT, what="remove", name=name)
+def _loses(event: Event, paths: tuple[Any, ...]) -> int:
+    """Return the inode of the file of BOOT that an event leaves without a name; 0 for none."""
+    if event.where != BOOT or event.what not in {"remove", "rename"}:
+        return 0
+    return os.lstat(paths[-1]).st_ino if os.path.lexists(paths[-1]) else 0
 
 
 def _symlink(recorder: Recorder, real: Callable[..., None]) -> Callable[..., None]:
@@ -407,6 +424,7 @@ _WATCHED: Final[Mapping[str, Callable[[Recorder, Any], Any]]] = {
     "close": _close,
     "write": _write,
     "pwrite": _pwrite,
+    "preadv": _reading,
     "fsync": _syncing,
     "fdatasync": _syncing,
     "ftruncate": _resizing,

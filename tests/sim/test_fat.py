@@ -58,6 +58,7 @@ def test_files_folders_and_long_names(empty: bytes, tmp_path: Path) -> None:
         "loader/entries/bascule-with-a-long-name-1+3.conf"
     )
     fat.rename("loader/entries/one.conf", "loader/entries/bascule-with-a-long-name-3+3.conf")
+    fat.release("loader/entries/bascule-with-a-long-name-3+3.conf")
     expected["loader/entries/bascule-with-a-long-name-3+3.conf"] = expected.pop(
         "loader/entries/one.conf"
     )
