@@ -8,6 +8,7 @@ it, or it is changed in place within one sector (decision 0010).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -18,6 +19,8 @@ from partitions.errors import BootFolderError
 
 SECTOR_BYTES: Final = 512  # no disk writes less than that, or a part of that
 FILE_MAX_BYTES: Final = 64 * 1024  # loader entries and the like; kernels go by `RegionWriter`
+_OLD: Final = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+_NEW: Final = _OLD | os.O_CREAT | os.O_EXCL
 
 
 class Folder(Protocol):
@@ -43,7 +46,10 @@ class Folder(Protocol):
         """Change a file in place to content of the same length, of one sector at most."""
 
     def remove(self, name: str) -> None:
-        """Remove a file; nothing when there is none."""
+        """Remove a file; nothing when there is none.
+
+        A cut leaves it as it was, or filled with blank lines, or no file.
+        """
 
 
 class BootFolder:
@@ -64,9 +70,8 @@ class BootFolder:
             BootFolderError: it cannot be read.
         """
         try:
-            return sorted(
-                entry.name for entry in os.scandir(self._root / folder) if entry.is_file()
-            )
+            with os.scandir(self._root / folder) as found:
+                return sorted(entry.name for entry in found if entry.is_file())
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -93,7 +98,7 @@ class BootFolder:
         return content
 
     def create(self, name: str, content: bytes) -> None:
-        """Make a new file; its folder too, when it is missing.
+        """Make a new file; its folder too, when it is missing. One that fails is taken away again.
 
         Raises:
             BootFolderError: it is there already, there is no room, or the disk failed.
@@ -101,12 +106,22 @@ class BootFolder:
         path = self._root / name
         try:
             self._make_folder(path.parent)
-            self._write(path, content, os.O_CREAT | os.O_EXCL)
-            sync_folder(path.parent)
-            sync_file_system(self._root)
+            descriptor = os.open(path, _NEW, 0o600)
         except OSError as error:
             raise BootFolderError.because(path, error) from error
-        self._compare(name, content)
+        try:
+            self._write(descriptor, content)
+            sync_folder(path.parent)
+            sync_file_system(self._root)
+            self._compare(name, content)
+        except (OSError, BootFolderError) as error:
+            # What is half there would be in the way of the next try, or be found by the loader.
+            with contextlib.suppress(OSError):
+                path.unlink()
+                sync_folder(path.parent)
+            if isinstance(error, BootFolderError):
+                raise
+            raise BootFolderError.because(path, error) from error
 
     def overwrite(self, name: str, content: bytes) -> None:
         """Change a file in place to content of the same length, of one sector at most.
@@ -118,7 +133,7 @@ class BootFolder:
         try:
             if path.stat().st_size != len(content) or len(content) > SECTOR_BYTES:
                 raise BootFolderError(f"{path} cannot be changed in place within one sector")
-            self._write(path, content, 0)
+            self._write(os.open(path, _OLD), content)
             sync_file_system(self._root)
         except OSError as error:
             raise BootFolderError.because(path, error) from error
@@ -127,19 +142,29 @@ class BootFolder:
     def remove(self, name: str) -> None:
         """Remove a file; nothing when there is none.
 
+        A file of one sector is filled with blank lines first. A later file may get its cluster, and
+        a cut may make that one's name durable before its content: then a loader must not find an
+        old entry under the new name. The name goes before the cluster is given back, so that a
+        cut never leaves a name without its cluster, on which Linux would stop writing.
+
         Raises:
             BootFolderError: the disk failed, or is read-only.
         """
         path = self._root / name
         try:
-            path.unlink()
+            descriptor = os.open(path, _OLD)
+            try:
+                size = os.fstat(descriptor).st_size
+                if size <= SECTOR_BYTES:
+                    _write_all(descriptor, b"\n" * size)
+                    os.fsync(descriptor)
+                path.unlink()
+                sync_folder(path.parent)
+            finally:
+                os.close(descriptor)
+            sync_file_system(self._root)
         except FileNotFoundError:
             return
-        except OSError as error:
-            raise BootFolderError.because(path, error) from error
-        try:
-            sync_folder(path.parent)
-            sync_file_system(self._root)
         except OSError as error:
             raise BootFolderError.because(path, error) from error
 
@@ -149,12 +174,10 @@ class BootFolder:
         folder.mkdir(parents=True, exist_ok=True)
         sync_folder(folder.parent)
 
-    def _write(self, path: Path, content: bytes, flags: int) -> None:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | flags, 0o600)
+    def _write(self, descriptor: int, content: bytes) -> None:
+        """Write from the start, flush and close."""
         try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(descriptor, left) :]
+            _write_all(descriptor, content)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -162,6 +185,12 @@ class BootFolder:
     def _compare(self, name: str, content: bytes) -> None:
         if self.read(name) != content:
             raise BootFolderError(f"{self._root / name} does not keep what was written to it")
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    left = memoryview(content)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def sync_folder(folder: Path) -> None:

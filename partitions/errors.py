@@ -14,6 +14,8 @@
     │   └── DeviceReadError · DeviceWriteError · ReadbackMismatchError
     ├── BootControlError      the boot loader's memory
     │   ├── NothingBootableError · BootFolderError
+    │   ├── LoaderTemplateError · LoaderDefaultError · LoaderForeignError
+    │   ├── EfiVariableError · EfiEntryError
     │   ├── GrubenvInvalidError · GrubenvCrowdedError
     │   └── UbootConfigError · UbootInvalidError · UbootCrowdedError · UbootNotAtomicError
     └── DiskImageError        making a disk file
@@ -230,6 +232,49 @@ class NothingBootableError(BootControlError):
 
     code = "nothing-bootable"
     hint = "Boot a slot by hand from the loader's menu, then run `bascule confirm`."
+
+
+class LoaderTemplateError(BootControlError):
+    """The template of a slot's entry for systemd-boot is missing, or makes no entry."""
+
+    code = "loader-template"
+    hint = "Is the loader's partition mounted? docs/loaders.md shows what a template holds."
+
+
+class LoaderDefaultError(BootControlError):
+    """loader.conf names a default, so systemd-boot would not give a failed trial up."""
+
+    code = "loader-default"
+    hint = "Remove the line `default` from loader.conf; the versions of the entries decide."
+
+
+class LoaderForeignError(BootControlError):
+    """systemd-boot would start an entry that is of no slot."""
+
+    code = "loader-foreign"
+    hint = "Remove that entry, or its `sort-key` if it has one; `bootctl list` shows the order."
+
+
+class EfiVariableError(BootControlError):
+    """The firmware's variables cannot be read or written."""
+
+    code = "efi-variable"
+    hint = "Is efivarfs mounted and writable? `findmnt /sys/firmware/efi/efivars`, `dmesg`."
+
+    @classmethod
+    def because(cls, path: Path, error: OSError) -> Self:
+        """Say what would not work on which path, and why."""
+        return cls(f"{path}: {error.strerror or error}")
+
+
+class EfiEntryError(BootControlError):
+    """The firmware has not exactly one active boot entry of a slot."""
+
+    code = "efi-entry"
+    hint = (
+        "`efibootmgr` lists them; make one with `efibootmgr --create-only --disk DISK --part N "
+        "--label bascule-a --loader '\\bascule\\a\\linux.efi'`; see docs/loaders.md."
+    )
 
 
 class GrubenvInvalidError(BootControlError):

@@ -8,11 +8,21 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
-from partitions import firmware, grub_firmware, uboot_firmware
+from partitions import (
+    efi_firmware,
+    firmware,
+    grub_firmware,
+    systemd_boot_firmware,
+    uboot_firmware,
+)
 from partitions.boot.control import BootControl, BootState, SlotState
+from partitions.boot.efi import EfiBootEntries
 from partitions.boot.gptprio import GptPriorities
 from partitions.boot.grubenv import GrubEnvironment
+from partitions.boot.systemd_boot import SystemdBootEntries
 from partitions.boot.uboot import UbootEnvironment
+from partitions.boot_folder import BootFolder
+from partitions.efi_variables import EfiVariables
 from partitions.errors import BootControlError
 from partitions.slots import Slot, SlotLayout
 
@@ -75,6 +85,10 @@ KEEPERS: Final[Mapping[str, Keeper]] = MappingProxyType(
         "gptprio": lambda at, booted: GptPriorities(at.disk, at.layout, booted=booted),
         "grubenv": lambda at, booted: GrubEnvironment(at.environment, booted=booted),
         "uboot": lambda at, booted: UbootEnvironment(at.uboot_config, booted=booted),
+        "systemd-boot": lambda at, booted: SystemdBootEntries(
+            BootFolder(at.boot_folder), booted=booted
+        ),
+        "efi": lambda at, booted: EfiBootEntries(EfiVariables(at.efivars), booted=booted),
     }
 )
 """Each boot loader that we can speak to, by the name that the settings use."""
@@ -84,6 +98,8 @@ MODELS: Final[Mapping[str, Model]] = MappingProxyType(
         "gptprio": lambda at: firmware.boot(at.disk, at.layout),
         "grubenv": lambda at: grub_firmware.boot(at.environment),
         "uboot": lambda at: uboot_firmware.boot(at.uboot_config),
+        "systemd-boot": lambda at: systemd_boot_firmware.boot(at.boot_folder),
+        "efi": lambda at: efi_firmware.boot(at.efivars),
     }
 )
 """What each of them does at power-on, for tests and the demo."""

@@ -22,17 +22,22 @@ import images.inputs
 import updater.updating
 from images.build import build as build_payload
 from partitions.boot import KEEPERS, Places, open_boot_control
+from partitions.boot.systemd_boot import template_of
 from partitions.disk_image import create_disk
+from partitions.efi_firmware import BOOT_ORDER, description_of
+from partitions.efi_firmware import packed as numbers
+from partitions.efi_variables import EfiVariables
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
-from partitions.uboot_env import packed
 from partitions.slots import PartRef, Slot, SlotLayout, resolve
+from partitions.uboot_env import packed
 from tests.sim.block import Area
+from tests.sim.efi import boot_option
 from tests.sim.fat import SECTOR, Fat
 from tests.sim.gpt_tools import program
+from tests.sim.payload_server import PayloadServer
 from tests.sim.recorder import BOOT, DISK, STATE, VARIABLES
 from tests.sim.repository_server import RepositoryServer
-from tests.sim.payload_server import PayloadServer
 from tests.sim.world import World, payload_key
 from updater.assembly import slot_layout
 
@@ -82,6 +87,23 @@ def _uboot_redundant(folder: Path) -> None:
     (folder / "fw_env.config").write_text("".join(lines))
 
 
+def _systemd_boot(folder: Path) -> None:
+    for slot in Slot:
+        template = folder / "boot" / template_of(slot)
+        template.parent.mkdir(parents=True, exist_ok=True)
+        at = f"/bascule/{slot.value}"
+        template.write_text(f"linux {at}/kernel\ninitrd {at}/initrd\noptions quiet\n")
+
+
+def _efi(folder: Path) -> None:
+    (folder / "efivars").mkdir(exist_ok=True)
+    variables = EfiVariables(folder / "efivars")
+    variables.write("Boot0003", boot_option("UEFI Shell"))
+    for number, slot in enumerate(Slot):
+        variables.write(f"Boot000{number}", boot_option(description_of(slot)))
+    variables.write(BOOT_ORDER, numbers([0, 3]))
+
+
 @dataclass(frozen=True, slots=True)
 class Loader:
     """A boot loader as a machine has it.
@@ -101,6 +123,8 @@ LOADERS: Final[Mapping[str, Loader]] = MappingProxyType(
         "grubenv": Loader("grubenv", _grubenv),
         "uboot": Loader("uboot", _uboot),
         "uboot-redundant": Loader("uboot", _uboot_redundant),
+        "systemd-boot": Loader("systemd-boot", _systemd_boot),
+        "efi": Loader("efi", _efi),
     }
 )
 
