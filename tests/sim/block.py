@@ -23,7 +23,7 @@ from tests.sim.fat import SECTOR, Dirty, Fat
 from tests.sim.recorder import BOOT, DISK, STATE, VARIABLES, Event
 
 EXHAUSTIVE: Final = 512  # up to so many combinations, all are tried
-SAMPLED: Final = 160  # of more, besides the regular ones
+SAMPLED: Final = 224  # of more, besides the regular ones
 
 Files = Mapping[str, bytes]
 

@@ -21,7 +21,7 @@ from typing_extensions import override
 import images.inputs
 import updater.updating
 from images.build import build as build_payload
-from partitions.boot import KEEPERS, Places, open_boot_control
+from partitions.boot import KEEPERS, Places, open_boot_control, power_on
 from partitions.boot.systemd_boot import template_of
 from partitions.disk_image import create_disk
 from partitions.efi_firmware import BOOT_ORDER, description_of
@@ -40,6 +40,8 @@ from tests.sim.recorder import BOOT, DISK, STATE, VARIABLES
 from tests.sim.repository_server import RepositoryServer
 from tests.sim.world import World, payload_key
 from updater.assembly import slot_layout
+from updater.machine_model import PowerSupply
+from updater.node import Node
 
 ESP_BYTES: Final = 2304 * 1024  # the smallest FAT16 with clusters of one sector
 OPERATION_BYTES: Final = 64 * 1024  # of a payload, so that a small image has several
@@ -197,6 +199,22 @@ class CrashWorld(World):
     @property
     def places(self) -> Places:
         return places_in(self.folder, self.layout)
+
+    @override
+    def power(self) -> PowerSupply:
+        return PowerSupply(
+            firmware=lambda: power_on(self.boot_control, self.places),
+            run_folder=self.folder / "run",
+            daemon=[],
+        )
+
+    @override
+    def node(self) -> Node:
+        """Return the node; where the firmware's variables are is no setting, so it is told here."""
+        node = super().node()
+        booted = node.machine.boot().slot
+        node.loader = open_boot_control(self.boot_control, self.places, booted=booted)
+        return node
 
     @property
     def watched(self) -> dict[str, Path]:

@@ -69,7 +69,8 @@ class Esp:
 
     Attributes:
         files: all of them.
-        summary: tells the loader's own files from other ones, the slots' left out.
+        summary: tells all that a loader looks at from something else: its own files, and whether
+            each of the slots' is there.
         bones: tells one file system's tables and folders from another's.
     """
 
@@ -81,10 +82,13 @@ class Esp:
     def of(cls, image: bytes | bytearray) -> Esp:
         """Read a FAT."""
         tree = read_tree(image)
-        own = {name: data for name, data in tree.files.items() if not name.startswith(SLOTS)}
+        seen = sorted(
+            (name, bool(data) if name.startswith(SLOTS) else data)
+            for name, data in tree.files.items()
+        )
         return cls(
             files=tree.files,
-            summary=hashlib.sha256(repr(sorted(own.items())).encode()).hexdigest(),
+            summary=hashlib.sha256(repr(seen).encode()).hexdigest(),
             bones=hashlib.sha256(tree.bones).hexdigest(),
         )
 
@@ -215,7 +219,7 @@ class Judge:
 
     def _boot(self, cut: Cut, image: bytearray, esp: Esp) -> Memory:
         """Let the loader's model boot until nothing changes."""
-        self._lay_out(image, esp.own, cut.variables)
+        self._lay_out(image, esp.files, cut.variables)
         if cut.digests["gpt"] not in self._tables:
             self._tables.add(cut.digests["gpt"])
             self._ask_sgdisk()
