@@ -7,6 +7,7 @@ people's programs look at each table, each FAT and each verified image that is n
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ from tests.sim.recorder import LINK
 
 BOOTS_MAX: Final = 16  # until the tries of both slots are used up
 FAILURES_MAX: Final = 10  # more of them teach nothing
+ENTRIES: Final = "loader/entries/"  # those of systemd-boot come and go; another may be torn
 MENDINGS_MAX: Final = 4  # the last one finds nothing
 SLOTS: Final = "bascule/"  # where the slots' own files are, on the loader's partition
 
@@ -94,8 +96,9 @@ class Esp:
 
     @property
     def own(self) -> dict[str, bytes]:
-        """The loader's own files."""
-        return {name: data for name, data in self.files.items() if not name.startswith(SLOTS)}
+        """The loader's own files that have been there from the beginning."""
+        passing = (SLOTS, ENTRIES, "FSCK")
+        return {name: data for name, data in self.files.items() if not name.startswith(passing)}
 
 
 class Judge:
@@ -303,7 +306,7 @@ class Judge:
         path.write_bytes(image[self._esp_at : self._esp_at + ESP_BYTES])
         self._ask_mtools(path, {name: esp.files[name] for name in needed})
         said = mend(path)
-        if "share clusters" in said:
+        if not all(name.lower().startswith(f"/{ENTRIES}") for name in cross_linked(said)):
             self.tally.fail(f"fsck.vfat: cross-linked: {said}")
         mended = Esp.of(path.read_bytes())
         after = self._memory(cut, image, mended)
@@ -324,6 +327,15 @@ class Judge:
             copy = target / Path(name).name
             if not copy.exists() or copy.read_bytes() != content:
                 self.tally.fail(f"mtools read {name} otherwise: {done.stderr}")
+
+
+def cross_linked(said: str) -> list[str]:
+    """Return the files that share clusters, as fsck.vfat said.
+
+    Entries of systemd-boot may: the loader itself counts by renaming them, and that can be cut.
+    """
+    pairs = re.findall(r"^(/.+?) +and\n(/.+)\n  share clusters", said, flags=re.MULTILINE)
+    return [name for pair in pairs for name in pair]
 
 
 def mend(path: Path) -> str:
