@@ -299,7 +299,11 @@ def _reading(recorder: Recorder, real: Callable[..., int]) -> Callable[..., int]
     def call(descriptor: int, *rest: Any) -> int:  # noqa: ANN401
         handle = recorder.handle(descriptor)
         if handle is not None:
-            recorder.spring(Event(where=handle.where, what="read", name=handle.name))
+            try:
+                recorder.spring(Event(where=handle.where, what="read", name=handle.name))
+            except OSError:
+                del rest  # the real call would leave no frame behind that holds the buffers
+                raise
         return real(descriptor, *rest)
 
     return call
