@@ -1,26 +1,28 @@
 """One disk of sectors, and every state that a power cut can leave it in.
 
 It is given what `recorder.py` wrote down, and turns it into sectors: GPT and slots lie where they
-are, the loader's partition by way of `fat.py`. A sector of 512 bytes lands whole or not at all. From
-a flush to the next, sectors land in any order or not at all; one that was written twice may hold
-either. A flush makes durable what it names and nothing else.
+are, the loader's partition by way of `fat.py`. A sector of 512 bytes lands whole or not at all.
+From a flush to the next, sectors land in any order or not at all; one that was written twice may
+hold either. A flush makes durable what it names and nothing else.
 
 The state folder is a file system with a journal: its changes of names become durable in order, a
-flush of a file or folder makes all before it durable, and a file that was never flushed may be empty.
+flush of a file or folder makes all before it durable, and a file that was never flushed may be
+empty.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 from tests.sim.fat import SECTOR, Dirty, Fat
-from tests.sim.recorder import BOOT, DISK, STATE, VARIABLES, Event
+from tests.sim.recorder import Event
 
 EXHAUSTIVE: Final = 512  # up to so many combinations, all are tried
 SAMPLED: Final = 224  # of more, besides the regular ones
@@ -84,7 +86,7 @@ class Disk:
             for area in areas
             for sector in range(area.first, area.first + area.count)
         }
-        self.digests = dict.fromkeys({area for area in self._areas.values()}, 0)
+        self.digests = dict.fromkeys(self._areas.values(), 0)
         self._order: list[Write] = []
         self._hashes: dict[tuple[int, bytes], int] = {}
 
@@ -110,32 +112,18 @@ class Disk:
 
     def landings(self, chance: random.Random, *, effort: int = 1) -> Iterator[tuple[Write, ...]]:
         """Yield what may have landed, as all combinations or a fair sample of them."""
-        writes = self._order
         choices: dict[int, list[Write | None]] = {}
-        for write in writes:
+        for write in self._order:
             choices.setdefault(write.sector, [None]).append(write)
-        total = 1
-        for some in choices.values():
-            total *= len(some)
-            if total > EXHAUSTIVE * effort:
-                break
-        else:
+        if math.prod(len(some) for some in choices.values()) <= EXHAUSTIVE * effort:
             for chosen in itertools.product(*choices.values()):
                 yield tuple(write for write in chosen if write)
             return
-        for cut in range(len(writes) + 1):
-            yield _latest(writes[:cut])  # in order
-        for cut in range(1, len(writes)):
-            yield _latest(writes[cut:])  # the first ones are late
-        for at, write in enumerate(writes):
-            yield (write,)
-            yield _latest(writes[:at] + writes[at + 1 :])
+        yield from _regular(self._order)
         for _ in range(SAMPLED * effort):
             share = chance.choice((0.1, 0.5, 0.9))
-            some_of_them = [
-                chance.choice(some) for some in choices.values() if chance.random() < share
-            ]
-            yield tuple(write for write in some_of_them if write)
+            picked = [chance.choice(some) for some in choices.values() if chance.random() < share]
+            yield tuple(write for write in picked if write)
 
     @contextmanager
     def after(self, landed: tuple[Write, ...]) -> Iterator[bytearray]:
@@ -171,6 +159,17 @@ class Disk:
         return found
 
 
+def _regular(writes: list[Write]) -> Iterator[tuple[Write, ...]]:
+    """Yield every prefix, every suffix, each write alone, and all but each."""
+    for cut in range(len(writes) + 1):
+        yield _latest(writes[:cut])  # in order
+    for cut in range(1, len(writes)):
+        yield _latest(writes[cut:])  # the first ones are late
+    for at, write in enumerate(writes):
+        yield (write,)
+        yield _latest(writes[:at] + writes[at + 1 :])
+
+
 def _latest(writes: Iterable[Write]) -> tuple[Write, ...]:
     """Return the last write of each sector."""
     return tuple({write.sector: write for write in writes}.values())
@@ -202,6 +201,14 @@ class StateFolder:
             yield files
             if soft:
                 yield {name: b"" if name in soft else data for name, data in files.items()}
+
+
+_FLUSHED: Final[Mapping[str, Callable[[str], tuple[str, ...]]]] = {
+    "sync-file": lambda name: (f"data {name}",),
+    "sync-folder": lambda name: (f"folder {name}",),
+    "sync-all": lambda _name: ("data *", "folder *", "map"),
+}
+"""What each flush of the loader's partition makes durable, by the names that `fat.py` gives."""
 
 
 @dataclass(kw_only=True)
@@ -268,33 +275,22 @@ class Machine:
 
     def _boot(self, event: Event) -> None:
         name = event.name
-        match event.what:
-            case "create":
-                self.fat.create(name)
-            case "mkdir":
-                self.fat.mkdir(name)
-            case "write":
-                self.fat.write(name, event.offset, event.data)
-            case "resize":
-                self.fat.resize(name, event.offset)
-            case "remove":
-                self.fat.remove(name)
-            case "release":
-                self.fat.release(name)
-            case "remove-folder":
-                self.fat.remove(name)
-                self.fat.release(name)
-            case "rename":
-                self.fat.rename(name, event.other)
-            case "sync-file":
-                self.disk.flush(f"data {name}")
-            case "sync-folder":
-                self.disk.flush(f"folder {name}")
-            case "sync-all":
-                self.disk.flush("data *", "folder *", "map")
-            case _:
-                raise AssertionError(f"no such event: {event}")
-        self.dirty(self.fat.changed())
+        if event.what.startswith("sync"):
+            self.disk.flush(*_FLUSHED[event.what](name))
+            return
+        fat = self.fat
+        changes: Mapping[str, Callable[[], None]] = {
+            "create": lambda: fat.create(name),
+            "mkdir": lambda: fat.mkdir(name),
+            "write": lambda: fat.write(name, event.offset, event.data),
+            "resize": lambda: fat.resize(name, event.offset),
+            "remove": lambda: fat.remove(name),
+            "release": lambda: fat.release(name),
+            "remove-folder": lambda: fat.remove_folder(name),
+            "rename": lambda: fat.rename(name, event.other),
+        }
+        changes[event.what]()
+        self.dirty(fat.changed())
 
     def dirty(self, sectors: Iterable[Dirty]) -> None:
         """Put what the driver changed on its way."""
@@ -316,6 +312,3 @@ def _sectors(view: bytearray, offset: int, data: bytes) -> Iterator[tuple[int, b
     for number in range(begin, end):
         at = (number - begin) * SECTOR
         yield number, bytes(whole[at : at + SECTOR])
-
-
-__all__ = ["BOOT", "DISK", "STATE", "VARIABLES", "Area", "Cut", "Disk", "Machine", "StateFolder"]

@@ -193,6 +193,11 @@ class Fat:
         self._leave(name, at, slots)
         self._orphans.append((name, self._chain(first)))
 
+    def remove_folder(self, name: str) -> None:
+        """Remove an empty folder."""
+        self.remove(name)
+        self.release(name)
+
     def release(self, name: str) -> None:
         """Give back the clusters of a file of that name that was removed."""
         place = next(at for at, (orphan, _) in enumerate(self._orphans) if orphan == name)

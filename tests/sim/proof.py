@@ -1,9 +1,9 @@
 """The crash proof: `python -m tests.sim.proof [LOADER …]` runs it and prints what was examined.
 
-For each loader one node lives through an update, one that is not healthy, and another update, driven
-by the shipped engine on shipped writers. All that it asks of the disk is recorded below every seam,
-and each state that a power cut can leave is judged. Then the engine is started on each kind of
-state: it rests well without a person, and installs what comes next.
+For each loader one node lives through an update, one that is not healthy, and another update,
+driven by the shipped engine on shipped writers. All that it asks of the disk is recorded below
+every seam, and each state that a power cut can leave is judged. Then the engine is started on
+several kinds of state: it rests well without a person, and installs what comes next.
 
 `BASCULE_PROOF_EFFORT=8` tries more combinations, asks the tools about every state and starts the
 engine on every kind.
@@ -330,17 +330,22 @@ def prove(loader: str, folder: Path) -> Tally:
 def main(arguments: Sequence[str]) -> int:
     """Run the proof for the loaders that are named, or for all."""
     logging.disable(logging.CRITICAL)  # what the engine says of thousands of lives
-    print(" ".join(f"{word:>15}" for word in TITLES))
+    _say(" ".join(f"{word:>15}" for word in TITLES))
     worst = 0
     for loader in arguments or LOADERS:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="bascule-proof-") as folder:
             tally = prove(loader, Path(folder) / "world")
-        print(row(loader, tally, time.monotonic() - began), flush=True)
+        _say(row(loader, tally, time.monotonic() - began))
         for failure in tally.failures:
-            print(f"    {failure}")
+            _say(f"    {failure}")
         worst |= bool(tally.failures)
     return worst
+
+
+def _say(words: str) -> None:
+    sys.stdout.write(f"{words}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ The same place makes faults: a call fails, or lies, before the kernel hears of i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import threading
@@ -121,7 +122,9 @@ class Recorder:
 
     def handle(self, descriptor: object) -> _Handle | None:
         """Return what a descriptor stands for."""
-        found = self._handles.get(descriptor) if isinstance(descriptor, int) else None
+        if not isinstance(descriptor, int):
+            return None
+        found = self._handles.get(descriptor)
         if found is not None and os.fstat(descriptor).st_ino != found.inode:  # closed behind us
             return None
         return found
@@ -200,7 +203,7 @@ def recording(recorder: Recorder) -> Iterator[None]:
         for name, maker in _WATCHED.items():
             setattr(os, name, maker(recorder, kept[name]))
         boot_folder._LIBC = _libc(recorder, libc)
-        zeroing._punch = _punching(recorder, punch)
+        zeroing._punch = _punching(recorder, punch)  # type: ignore[assignment]  # names apart
         yield
     finally:
         for name, real in kept.items():
@@ -396,7 +399,7 @@ def _libc(recorder: Recorder, libc: Any) -> Any:  # noqa: ANN401  # a ctypes lib
             try:
                 recorder.spring(event)
             except OSError as error:
-                boot_folder.ctypes.set_errno(error.errno or errno.EIO)
+                ctypes.set_errno(error.errno or errno.EIO)
                 return -1
             recorder.note(event)  # the host's own disk is of no interest
             return 0

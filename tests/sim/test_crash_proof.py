@@ -1,7 +1,7 @@
 """Power may fail at any instant of a whole update: exactly one whole, verified system boots.
 
-Design, promises 2, 3, 5 and 6, over everything that the shipped engine asks of the disk: slots, GPT,
-boot files and loader's files on a FAT, state. What is assumed is in `docs/crash-proof.md`. The
+Design, promises 2, 3, 5 and 6, over everything that the shipped engine asks of the disk: slots,
+GPT, boot files and loader's files on a FAT, state. What is assumed is in `docs/crash-proof.md`. The
 second half turns the order of the shipped code round on purpose: the proof must see each of that.
 """
 
@@ -19,8 +19,9 @@ from typing_extensions import override
 from partitions import boot_folder, table
 from partitions.boot import grubenv
 from partitions.boot.control import BootControl
-from partitions.copies import Disk, Header
+from partitions.copies import Disk
 from partitions.disk import OpenDisk
+from partitions.gpt import Header
 from partitions.slots import Slot
 from partitions.writer import RegionWriter
 from tests.sim.crash_world import LOADERS, CrashWorld
