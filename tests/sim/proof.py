@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from partitions.errors import PartitionsError
 from tests.sim.block import Area, Cut, Disk, Machine, StateFolder
 from tests.sim.crash_world import ESP_BYTES, LOADERS, CrashWorld, keep, put_back
 from tests.sim.fat import SECTOR, Fat, read_tree
@@ -32,11 +31,13 @@ from tests.sim.lives import assert_rests_well, due_now, live
 from tests.sim.recorder import Event, Recorder, recording
 from tests.sim.world import run_until
 from updater.engine import Engine
+from updater.rooms import ROOM_ERRORS
 
 SEED: Final = 20261128
 EFFORT: Final = int(os.environ.get("BASCULE_PROOF_EFFORT", "1"))
 TOOLS_MAX: Final = 120  # FATs of one chapter that fsck.vfat looks at
 ENGINES_MAX: Final = 24  # kinds of state of one chapter that the engine is started on
+AGAIN: Final = 2  # of those, so many are cut again at every instant of the life that follows
 GO_ON_EVERY: Final = 3  # of those, every so many-th goes on to the next release
 SPOKEN: Final = frozenset(
     {"state.json", "journal.json", "floor.json", "denied.json", "hold.json", "pin.json"}
@@ -145,10 +146,29 @@ class Proof:
         log, machine = self.record(lambda: self._lived(chapter))
         end = world.folder / "end"
         keep(world, end)
-        found = self.judge(log, machine, frozenset({chapter.old, chapter.new}))
-        for sample in self._chosen(found):
+        found = self.judge(log, machine, frozenset({chapter.old, chapter.new}), end)
+        self._fat = fat = bytes(machine.fat.image)
+        chosen = list(self._chosen(found))
+        for sample in chosen:
             self.recover(sample)
+        for sample in chosen[:: ENGINES_MAX // AGAIN]:
+            self.cut_again(sample)
+        self._fat = fat
         put_back(world, end)
+
+    def cut_again(self, sample: Sample) -> None:
+        """Judge every cut of the life after a cut, too."""
+        world = self.world
+        self._fat = lay_machine_out(world, sample)
+
+        def lived() -> None:
+            world.boot()
+            live(world)
+
+        log, machine = self.record(lived)
+        end = world.folder / "end of another"
+        keep(world, end)
+        self.judge(log, machine, sample.versions, end)
 
     def _lived(self, chapter: Chapter) -> None:
         live(self.world)
@@ -176,9 +196,16 @@ class Proof:
         return recorder.log, machine
 
     def judge(
-        self, log: list[Event], machine: Machine, allowed: frozenset[str]
+        self, log: list[Event], machine: Machine, allowed: frozenset[str], end: Path
     ) -> dict[object, Sample]:
-        """Judge each cut; returns one sample of each kind of state."""
+        """Judge each cut; returns one sample of each kind of state.
+
+        Args:
+            log: what was recorded.
+            machine: as it was before.
+            allowed: the versions that may be found running.
+            end: a copy of the machine's files as they were after.
+        """
         judge = Judge(
             self.world,
             machine.disk,
@@ -198,14 +225,12 @@ class Proof:
             if key not in found:
                 found[key] = _sample(len(found), cut, machine.disk, base, allowed)
         if self.edit is as_it_is and (self.to_the_end or not self.tally.failures):
-            self._check(machine)
-        self._fat = bytes(machine.fat.image)
+            self._check(machine, end)
         return found
 
-    def _check(self, machine: Machine) -> None:
+    def _check(self, machine: Machine, end: Path) -> None:
         """Make sure that nothing was written which the recorder did not see."""
         world, view = self.world, machine.disk.view
-        end = world.folder / "end"
         disk = (end / "disk.img").read_bytes()
         at = world.esp_at
         assert disk[:at] == view[:at], "the recorder saw every write to the disk"
@@ -252,7 +277,7 @@ class Proof:
                 due_now(world)
             live(world)
             return assert_rests_well(world, world.node(), sample.where)
-        except (AssertionError, PartitionsError) as error:
+        except (AssertionError, *ROOM_ERRORS) as error:
             self.tally.fail(f"{sample.where}: {type(error).__name__}: {error}")
             return None
 
@@ -269,8 +294,12 @@ def _sample(number: int, cut: Cut, disk: Disk, base: bytes, versions: frozenset[
     )
 
 
-def lay_machine_out(world: CrashWorld, sample: Sample) -> None:
-    """Make the world's machine what the cut left, its loader's partition mended as at boot."""
+def lay_machine_out(world: CrashWorld, sample: Sample) -> bytes:
+    """Make the world's machine what the cut left, its loader's partition mended as at boot.
+
+    Returns:
+        The bytes of that partition.
+    """
     for name in ("boot", "efivars", "state", "run"):
         shutil.rmtree(world.folder / name, ignore_errors=True)
     image = sample.image()
@@ -284,6 +313,7 @@ def lay_machine_out(world: CrashWorld, sample: Sample) -> None:
     lay_out(tree.files, world.folder / "boot")
     lay_out(sample.variables, world.folder / "efivars")
     lay_out(sample.files, world.folder / "state")
+    return esp.read_bytes()
 
 
 def _unwatched(world: CrashWorld) -> list[Area]:
