@@ -118,7 +118,8 @@ def _with_loader(
     monkeypatch.setattr(CrashWorld, "node", node)
 
 
-@ON_EACH
+# The keeper of systemd-boot refuses by itself to arm a slot whose kernel is not there yet.
+@pytest.mark.parametrize("world", [one for one in LOADERS if one != "systemd-boot"], indirect=True)
 def test_it_sees_arming_before_the_data(world: CrashWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     _with_loader(monkeypatch, Eager)
     assert any("no whole system" in words for words in failures(world, FIRST))
