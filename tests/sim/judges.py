@@ -253,7 +253,7 @@ class Judge:
         """Put the loader's memory into files, as the model wants it."""
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
-        LOADERS[self._world.loader].seed(self._folder)
+        LOADERS[self._world.kind].seed(self._folder)
         shutil.rmtree(self._folder / "boot", ignore_errors=True)
         lay_out(tree, self._folder / "boot")
         lay_out(variables, self._folder / "efivars")

@@ -353,7 +353,7 @@ def row(loader: str, tally: Tally, seconds: float) -> str:
 
 def prove(loader: str, folder: Path) -> Tally:
     """Run the proof for one loader."""
-    with CrashWorld(folder, loader=loader) as world:
+    with CrashWorld(folder, kind=loader) as world:
         return Proof(world).run()
 
 

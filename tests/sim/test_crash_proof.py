@@ -50,7 +50,7 @@ def test_a_cut_at_any_instant_leaves_one_whole_system(
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CrashWorld]:
-    with CrashWorld(tmp_path / "world", loader=request.param) as made:
+    with CrashWorld(tmp_path / "world", kind=request.param) as made:
         yield made
 
 

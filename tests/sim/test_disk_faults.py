@@ -169,7 +169,7 @@ def assert_safe(world: CrashWorld, where: str) -> None:
 @pytest.fixture(params=LOADERS)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CrashWorld]:
     """A node that rests in 1.0.0 and is offered 2.0.0."""
-    with CrashWorld(tmp_path / "world", loader=request.param) as made:
+    with CrashWorld(tmp_path / "world", kind=request.param) as made:
         made.health = ["true"]
         made.write_settings()
         run_until(Engine(node=made.boot()), "idle")
@@ -222,4 +222,4 @@ def test_a_fault_of_the_disk_costs_time_only(
         live(world)
         assert assert_rests_well(world, world.node(), where) == "3.0.0", where
     with capsys.disabled():
-        sys.stdout.write(f"\n    {world.loader}: {name}: {dry.seen} places, {sorted(said)}")
+        sys.stdout.write(f"\n    {world.kind}: {name}: {dry.seen} places, {sorted(said)}")
