@@ -8,7 +8,7 @@ DESTDIR ?=
 NODE_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit tools bench slow fuzz coverage proto requirements papers man completions install clean
+.PHONY: help setup demo test lint types contracts unit tools bench slow test-boot soak fuzz coverage proto requirements papers man completions install clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -45,6 +45,13 @@ bench: setup tools ## print the figures of tests/bench
 
 slow: setup tools ## the tests that boot or soak for minutes
 	$(BIN)/python -m pytest -m slow
+
+test-boot: setup tools ## machines with each boot loader: updates, fall-backs, replayed power cuts
+	$(BIN)/python -m pytest -m boot -s tests/e2e/boot
+
+N ?= 1000
+soak: setup tools ## N=1000 power cuts of machines over all loaders, and the replays; goes on where it was
+	$(BIN)/python -m tests.e2e.boot.soak --cuts $(N)
 
 coverage: setup tools
 	$(BIN)/coverage run -m pytest

@@ -21,6 +21,9 @@ from partitions.slots import Slot
 
 TEMPLATE: Final = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
 TEMPLATE_PACKAGE: Final = "ovmf"
+# Firmware that finds a new device makes an entry for it, with the lowest number that BootOrder does
+# not name, whatever lies there (EDK II): an entry that is not in the order must have a high one.
+FIRST_NUMBER: Final = 0x0BA0
 _ACTIVE: Final = 1  # of the attributes of an entry: the firmware tries it
 _HARD_DRIVE: Final = struct.Struct("<BBHIQQ16sBB")
 _END: Final = b"\x7f\xff\x04\x00"
@@ -33,9 +36,10 @@ def prepare(job: Job) -> Installation:
     confirmed.
     """
     variables = {
-        f"Boot{number:04X}": load_option(slot, job.esp) for number, slot in enumerate(job.slots())
+        f"Boot{number:04X}": load_option(slot, job.esp)
+        for number, slot in enumerate(job.slots(), FIRST_NUMBER)
     }
-    order = {BOOT_ORDER: packed([0])} if job.installed else {}
+    order = {BOOT_ORDER: packed([FIRST_NUMBER])} if job.installed else {}
     return Installation(firmware=variables | order)
 
 

@@ -7,6 +7,7 @@ that two states with the same names and chains need to be checked but once.
 from __future__ import annotations
 
 import struct
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -52,16 +53,16 @@ class Fat:
         self._cluster = sector * self._per_cluster
         self._clusters = ((small or large) * sector - self._data) // self._cluster
         self._is_32 = not fat16
-        self._is_12 = not self._is_32 and self._clusters < 4085
+        bits = 32 if self._is_32 else 12 if self._clusters < 4085 else 16
         self._root_cluster = struct.unpack_from("<I", boot, 44)[0]
-        self._table = read(self._reserved, fat_bytes)
+        self._links = _links_of(read(self._reserved, fat_bytes), bits)
         self._chains: dict[int, tuple[Span, ...]] = {}  # by first cluster
         self.size = (small or large) * sector
 
     @staticmethod
     def data_offset(boot: bytes) -> int:
         """Return where the first cluster begins, given the boot sector."""
-        return int(Fat(lambda at, size: boot[at : at + size])._data)
+        return int(Fat(lambda at, size: boot[at : at + size].ljust(size, b"\0"))._data)
 
     def files(self) -> dict[str, Found]:
         """Return every file and folder by its path in lower case, without a slash before it."""
@@ -120,26 +121,33 @@ class Fat:
         if known is not None:
             return known
         head = first
-        seen: set[int] = set()
-        while 2 <= first < 2 + self._clusters and first not in seen:
-            seen.add(first)
+        begun: set[int] = set()
+        while 2 <= first < 2 + self._clusters and first not in begun:
+            begun.add(first)
+            last = first
+            while (following := self._next(last)) == last + 1 and last - 1 <= self._clusters:
+                last = following
             at = self._data + (first - 2) * self._cluster
-            if spans and sum(spans[-1]) == at:
-                spans[-1] = (spans[-1][0], spans[-1][1] + self._cluster)
-            else:
-                spans.append((at, self._cluster))
-            first = self._next(first)
+            spans.append((at, (last + 1 - first) * self._cluster))
+            first = following
         self._chains[head] = tuple(spans)
         return self._chains[head]
 
     def _next(self, cluster: int) -> int:
-        if self._is_32:
-            return int.from_bytes(self._table[4 * cluster : 4 * cluster + 4], "little") & 0x0FFFFFFF
-        if not self._is_12:
-            return int.from_bytes(self._table[2 * cluster : 2 * cluster + 2], "little")
-        at = cluster + cluster // 2
-        pair = int.from_bytes(self._table[at : at + 2], "little")
-        return pair >> 4 if cluster & 1 else pair & 0xFFF
+        return self._links[cluster] if cluster < len(self._links) else 0
+
+
+def _links_of(table: bytes, bits: int) -> array[int]:
+    """Return what follows each cluster."""
+    if bits == 32:
+        return array("I", (link & 0x0FFFFFFF for link in array("I", table)))
+    if bits == 16:
+        return array("H", table)
+    pairs = zip(table[::3], table[1::3], table[2::3], strict=False)
+    return array(
+        "H",
+        (link for a, b, c in pairs for link in (a | (b & 15) << 8, b >> 4 | c << 4)),
+    )
 
 
 def _letters(entry: bytes) -> str:

@@ -11,7 +11,6 @@ A fault is a wrong order of writes, put into this process alone, for the test of
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 import sys
 import time
@@ -21,8 +20,10 @@ from typing import NoReturn
 import requests  # noqa: F401  # loaded before the snapshot, as all below
 import tuf.ngclient
 
-from partitions import boot_files, disk, writer
+from partitions import boot_files, gpt, table, writer
 from partitions.boot import open_boot_control
+from partitions.copies import Disk
+from partitions.gpt import Header
 from partitions.slots import Region
 from updater import assembly, given, install, pipeline, settings, updating, verbs, writing
 from updater.journal import start_logging
@@ -64,14 +65,26 @@ def _arm_before_data() -> None:
 
 def _both_tables_at_once() -> None:
     """Leave the flush between the two copies of the partition table out."""
-    real = disk.OpenDisk.sync
-    calls = itertools.count()
+    real = table._write_copy
 
-    def every_second(self: disk.OpenDisk) -> None:
-        if next(calls) % 2:
-            real(self)
+    def write(disk: Disk, header: Header, array: bytes, *, sector_size: int) -> None:
+        is_backup = header.own_lba != gpt.PRIMARY_LBA
+        medium = _Unflushed(disk) if is_backup else disk
+        real(medium, header, array, sector_size=sector_size)
 
-    _replace(disk.OpenDisk, "sync", every_second)
+    _replace(table, "_write_copy", write)
+
+
+class _Unflushed:
+    """A disk that takes writes and is never told to make them durable."""
+
+    sync = staticmethod(lambda: None)
+
+    def __init__(self, disk: Disk) -> None:
+        self.size_bytes = disk.size_bytes
+        self.sector_sizes = disk.sector_sizes
+        self.pread = disk.pread
+        self.pwrite = disk.pwrite
 
 
 def _nothing(*_: object) -> None:

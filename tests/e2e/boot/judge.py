@@ -16,14 +16,15 @@ import subprocess
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from partitions.boot import power_on
-from partitions.errors import NothingBootableError
+from partitions.errors import PartitionsError
 from partitions.slots import Slot
 from tests.e2e.boot.archive import tool
 from tests.e2e.boot.fat import Fat, Found, Span
-from tests.e2e.boot.loaders import Loader
+from tests.e2e.boot.loaders import COMMAND_LINE, Loader
 from tests.e2e.boot.write_log import Medium
 from tests.sim.gpt_disk import whole_copy
 
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 TABLE_SECTORS: Final = 34  # protective MBR, header, 128 entries
 POWER_ONS: Final = 20  # more than any loader counts tries
+NO_VARIABLES: Final[Mapping[str, bytes]] = MappingProxyType({})
 SMALL_FILE_BYTES: Final = 64 * 1024  # what a loader remembers by; kernels are larger
 
 
@@ -93,8 +95,12 @@ class Judge:
     asked: dict[str, int] = field(default_factory=dict)
     _known: dict[tuple[str, Hashable], object] = field(default_factory=dict)
 
-    def judge(self, medium: Medium) -> Verdict:
+    def judge(self, medium: Medium, variables: Mapping[str, bytes] = NO_VARIABLES) -> Verdict:
         """Return what a state boots.
+
+        Args:
+            medium: holds the state.
+            variables: of the firmware at that moment, with their attributes.
 
         Raises:
             BrickError: it does not, or what it boots is not whole.
@@ -103,11 +109,12 @@ class Judge:
         fat = self._fat(medium)
         files = fat.files()
         small = {
-            name: fat.content(found)
+            # Of kernels, loaders' models only see that they are there.
+            name: fat.content(found) if found.size <= SMALL_FILE_BYTES else b"large"
             for name, found in files.items()
-            if not found.is_folder and found.size <= SMALL_FILE_BYTES
+            if not found.is_folder
         }
-        started = self._power_ons(medium, small)
+        started = self._power_ons(medium, small, variables)
         versions = {
             slot: self._require_whole(medium, fat, files, slot) for slot in dict.fromkeys(started)
         }
@@ -139,7 +146,8 @@ class Judge:
     def _ask_sgdisk(self, medium: Medium, spans: Sequence[Span]) -> None:
         """Require what partitions programs and the kernel need to find the partitions."""
         head = medium.read(*spans[0])
-        if not self.loader.kernel_takes_backup and whole_copy(head, 512, 1) is None:
+        words = COMMAND_LINE.split()
+        if "gpt" not in words and whole_copy(head, 512, 1) is None:
             raise BrickError("the kernel finds no partitions: the primary table is not whole")
         disk = self._materialise("table", medium, spans)
         said = _run("sgdisk", "-v", "-p", str(disk))
@@ -159,16 +167,22 @@ class Judge:
         about = medium.digest(begin, data)
         return self._once("fat", about, lambda: Fat(lambda at, size: medium.read(begin + at, size)))
 
-    def _power_ons(self, medium: Medium, small: Mapping[str, bytes]) -> tuple[Slot, ...]:
+    def _power_ons(
+        self, medium: Medium, small: Mapping[str, bytes], variables: Mapping[str, bytes]
+    ) -> tuple[Slot, ...]:
         spans = self._table_spans(medium)
-        about = (tuple(medium.read(*span) for span in spans), tuple(sorted(small.items())))
+        about = (
+            tuple(medium.read(*span) for span in spans),
+            tuple(sorted(small.items())),
+            tuple(sorted(variables.items())),
+        )
 
         def boot() -> tuple[Slot, ...]:
             disk = self._materialise("firmware", medium, spans)
-            places = self.loader.places(disk, self.scratch / "boot", small)
+            places = self.loader.places(disk, self.scratch / "places", small, variables)
             try:
                 return tuple(power_on(self.loader.boot_control, places) for _ in range(POWER_ONS))
-            except NothingBootableError as error:
+            except PartitionsError as error:
                 raise BrickError(f"nothing boots: {error}") from error
 
         return self._once("loader", about, boot)

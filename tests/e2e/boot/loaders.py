@@ -1,4 +1,4 @@
-"""The boot loaders that are tested: how each is put on a disk, and how its model is asked."""
+"""The boot loaders that are tested, and how the model of each is asked about a state of a disk."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from types import MappingProxyType
 from typing import Final
 
 from partitions.boot import Places
+from partitions.efi_variables import GLOBAL
+from partitions.loaders import LOADERS as INSTALLED
 from partitions.slots import PartRef, Slot, SlotLayout
 from tests.e2e.boot.machine import Firmware
 
 LAYOUT: Final[SlotLayout] = MappingProxyType(
     {slot: {"root": PartRef(label=f"root-{slot.value}")} for slot in Slot}
 )
+COMMAND_LINE: Final = "console=ttyS0 panic=-1 gpt quiet"  # gpt: a copy of the table may be torn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,50 +26,62 @@ class Loader:
     """One boot loader.
 
     Attributes:
-        name: of the tests.
-        boot_control: as the settings call it.
-        installed: as `disk create` calls it.
-        firmware: what starts it.
-        settings: lines of `[slots]` that it needs.
-
-        kernel_takes_backup: whether the kernel is told to believe the backup of the table (`gpt`
-            on its command line) when the primary is damaged.
+        name: as `disk create` calls it.
+        firmware: what starts it. GPT attributes have no loader in Debian: there a shim reads
+            them, which QEMU starts as a kernel with an initrd.
     """
 
     name: str
-    boot_control: str
-    installed: str
     firmware: Firmware
-    settings: str = ""
-    kernel_takes_backup: bool = True
 
-    def places(self, disk: Path, folder: Path, small: Mapping[str, bytes]) -> Places:
+    @property
+    def boot_control(self) -> str:
+        """As the settings call it."""
+        return INSTALLED[self.name].boot_control
+
+    def places(
+        self,
+        disk: Path,
+        folder: Path,
+        small: Mapping[str, bytes],
+        variables: Mapping[str, bytes],
+    ) -> Places:
         """Lay out what the loader's model looks at, and return where it is.
 
         Args:
             disk: a disk file with the table.
-            folder: becomes the folder of the loader's partition.
+            folder: becomes the folder of the loader's partition, with more beside it.
             small: the small files of that partition.
+            variables: of the firmware, with their attributes.
         """
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        boot, efivars, config = folder / "boot", folder / "efivars", folder / "fw_env.config"
         for name, content in small.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_bytes(content)
-        return Places(disk=disk, layout=LAYOUT, boot_folder=folder, grubenv=folder / "grub/grubenv")
+            (boot / name).parent.mkdir(parents=True, exist_ok=True)
+            (boot / name).write_bytes(content)
+        efivars.mkdir(parents=True)
+        for name, content in variables.items():
+            (efivars / f"{name}-{GLOBAL}").write_bytes(content)
+        config.write_text(f"{boot}/uboot.env 0x0 0x200\n")
+        return Places(
+            disk=disk,
+            layout=LAYOUT,
+            grubenv=boot / "grub/grubenv",
+            boot_folder=boot,
+            uboot_config=config,
+            efivars=efivars,
+        )
 
 
 LOADERS: Final[Mapping[str, Loader]] = MappingProxyType(
     {
-        "gptprio": Loader(
-            name="gptprio", boot_control="gptprio", installed="gptprio", firmware=Firmware.KERNEL
-        ),
-        "grub": Loader(
-            name="grub",
-            boot_control="grubenv",
-            installed="grub-bios",
-            firmware=Firmware.BIOS,
-            settings='grubenv = "/boot/grub/grubenv"\n',
-        ),
+        name: Loader(name=name, firmware=firmware)
+        for name, firmware in {
+            "gptprio": Firmware.KERNEL,
+            "grub-bios": Firmware.BIOS,
+            "uboot": Firmware.UBOOT,
+            "systemd-boot": Firmware.EFI,
+            "efi": Firmware.EFI,
+        }.items()
     }
 )

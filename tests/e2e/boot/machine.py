@@ -96,6 +96,7 @@ class Hardware:
         kernel, initrd, command_line: for `Firmware.KERNEL`.
         variables: the firmware's variable store, for `Firmware.EFI`; written to.
         variables_format: as of a drive.
+        variables_log: where each write to the variables is recorded, as of a drive.
         memory_mib: of the guest.
         reboots: whether a reset begins anew, or ends the machine.
     """
@@ -107,12 +108,14 @@ class Hardware:
     command_line: str = ""
     variables: Path | None = None
     variables_format: str = "raw"
+    variables_log: Path | None = None
     memory_mib: int = 512
     reboots: bool = True
 
     def arguments(self, accelerator: str) -> list[str]:
         """Return QEMU's command line, but for the ports."""
         machine = "pc" if self.firmware is Firmware.UBOOT else "q35"
+        machine += ",pflash0=code,pflash1=variables" if self.firmware is Firmware.EFI else ""
         line = [QEMU, "-nodefaults", "-display", "none", "-m", str(self.memory_mib)]
         line += ["-machine", f"{machine},accel={accelerator}"]
         line += ["-cpu", "host" if accelerator == "kvm" else "max"]
@@ -140,12 +143,14 @@ class Hardware:
             case Firmware.UBOOT:
                 return ["-bios", str(UBOOT)]
             case Firmware.EFI:
-                code = OVMF / "OVMF_CODE_4M.fd"
-                store = f"format={self.variables_format},file={self.variables},cache=unsafe"
-                return [
-                    *("-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"),
-                    *("-drive", f"if=pflash,unit=1,{store}"),
-                ]
+                assert self.variables is not None
+                code = f"driver=file,filename={OVMF / 'OVMF_CODE_4M.fd'},node-name=code"
+                store = Drive(
+                    path=self.variables,
+                    format=self.variables_format,
+                    write_log=self.variables_log,
+                )
+                return ["-blockdev", f"{code},read-only=on", *store.arguments("variables")]
 
 
 class _Port:

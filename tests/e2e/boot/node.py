@@ -12,6 +12,7 @@ from typing import Final, Self
 from images.build import build as build_payload
 from images.release import encode_payload_facts, facts_of
 from images.signing import public_pem
+from tests.e2e.boot import disks
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import VirtualMachine
 from tests.e2e.boot.small_guest import System
@@ -22,6 +23,8 @@ from tests.sim.world import payload_key
 
 HOST: Final = "10.0.2.2"  # the host's loopback, as QEMU's user network shows it
 CONFIG: Final = "/var/lib/node.toml"
+START: Final = "/var/lib/start"  # what the small guest runs at each boot
+SERVICE: Final = f"python3 -m updater.cli --config {CONFIG} daemon > /dev/console 2>&1 &\n"
 GO: Final = "/run/go"
 PARTS: Final = ("root", "kernel", "initrd")
 
@@ -30,10 +33,6 @@ NODE: Final = """\
 machine_id_file = "/var/lib/machine-id"
 reboot_command = ["reboot", "-f"]
 
-[slots]
-disk = "/dev/vda"
-boot_control = "{boot_control}"
-{loader}tries = 1
 {slots}
 [bus]
 address = "none"
@@ -58,8 +57,12 @@ checkpoint_mib = 1
 reboot = "automatic"
 
 [health]
-deadline_secs = 120
+deadline_secs = 180
 interval_secs = 1
+
+[[health.checks]]
+name = "service"
+command = ["sh", "/usr/lib/health"]
 """
 
 
@@ -79,6 +82,16 @@ class Publisher:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    @property
+    def metadata(self) -> str:
+        """The URL of the repository, as a guest sees it."""
+        return self._server.url.replace("127.0.0.1", HOST)
+
+    @property
+    def mirror(self) -> str:
+        """The URL of the payloads, as a guest sees it."""
+        return self.payloads.base.replace("127.0.0.1", HOST)
 
     def release(self, system: System, *, rollback_index: int) -> None:
         """Sign a system as the channel's current release, and serve its payload."""
@@ -103,20 +116,10 @@ class Publisher:
 
     def settings(self, loader: Loader) -> str:
         """Return the settings of a node with that loader."""
-        slots = ""
-        for slot in "ab":
-            places = [f'root = "PARTLABEL=root-{slot}"']
-            places += [
-                f'{part} = "FILE=/boot/bascule/{slot}/{name}"'
-                for part, name in (("kernel", "linux"), ("initrd", "initrd"))
-            ]
-            slots += f"{slot} = {{ {', '.join(places)} }}\n"
         return NODE.format(
-            boot_control=loader.boot_control,
-            loader=loader.settings,
-            slots=slots,
-            metadata=self._server.url.replace("127.0.0.1", HOST),
-            payloads=self.payloads.base.replace("127.0.0.1", HOST),
+            slots=disks.settings(loader),
+            metadata=self.metadata,
+            payloads=self.mirror,
         )
 
     def instruct(self, machine: VirtualMachine, loader: Loader) -> None:

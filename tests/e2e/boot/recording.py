@@ -6,24 +6,22 @@ disk was told is replayed by `replay` afterwards, so one recording serves thousa
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from partitions.table import read_table
-from tests.e2e.boot.disks import machine, make_disk, partitions
+from tests.e2e.boot.bench import OLD
+from tests.e2e.boot.disks import copy, machine, make_disk, partitions, variables_of
 from tests.e2e.boot.judge import Partitions, Version
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import Drive, VirtualMachine
-from tests.e2e.boot.node import CONFIG, Publisher, put, say_go, start_engine
+from tests.e2e.boot.node import SERVICE, START, Publisher, put, say_go, start_engine
 from tests.e2e.boot.small_guest import System, build_system
+from tests.e2e.boot.variables import Period, Watch, periods
 from tests.e2e.boot.write_log import Step, read_log
 
-START: Final = "/var/lib/start"
-SERVICE: Final = f"python3 -m updater.cli --config {CONFIG} daemon > /dev/console 2>&1 &\n"
-OLD: Final = "1.0.0"
 NEW: Final = "2.0.0"
 PADDING_BYTES: Final = 1 << 20
 
@@ -37,6 +35,7 @@ class Recording:
         base: the disk before the first write.
         final: the disk after the last one.
         steps: every write and flush in between.
+        periods: what the firmware's boot variables were meanwhile; empty without any.
         versions: that may boot.
         partitions: where things are.
         cpu_seconds: what the recording took.
@@ -46,6 +45,7 @@ class Recording:
     base: Path
     final: Path
     steps: Sequence[Step]
+    periods: Sequence[Period]
     versions: Sequence[Version]
     partitions: Partitions
     cpu_seconds: float
@@ -63,14 +63,16 @@ def version_of(system: System) -> Version:
     )
 
 
-def record(loader: Loader, folder: Path, *, faults: Sequence[str] = ()) -> Recording:
+def record(
+    loader: Loader, folder: Path, *, whole: bool = True, faults: Sequence[str] = ()
+) -> Recording:
     """Make a disk, boot it, update it and record all that it is told.
-
-    Without faults until the new version is confirmed; with one until the machine reboots.
 
     Args:
         loader: what boots from the disk.
         folder: for everything.
+        whole: whether the new version has an engine, which confirms it; else it is a small one,
+            and the recording ends when it is up.
         faults: wrong orders of writes that the engine in the guest is made to have.
 
     Raises:
@@ -78,36 +80,50 @@ def record(loader: Loader, folder: Path, *, faults: Sequence[str] = ()) -> Recor
     """
     folder.mkdir(parents=True, exist_ok=True)
     old = build_system(folder, OLD)
-    new = build_system(
-        folder, NEW, rollback_index=2, engine=not faults, padding_bytes=PADDING_BYTES
-    )
+    new = build_system(folder, NEW, rollback_index=2, engine=whole, padding_bytes=PADDING_BYTES)
     disk, base, log = (folder / f"{loader.name}.{end}" for end in ("img", "base", "log"))
     make_disk(base, loader, old)
-    shutil.copyfile(base, disk)
+    copy(base, disk)
     with Publisher(folder / "published") as publisher:
         publisher.release(new, rollback_index=2)
         hardware = machine(loader, Drive(path=disk, write_log=log))
-        with VirtualMachine(hardware) as guest:
+        watch = Watch(log, variables_of(log))
+        with VirtualMachine(hardware) as guest, watch:
             guest.expect(f"slot=a version={OLD} root=verified")
             guest.expect_agent()
             publisher.instruct(guest, loader)
-            if faults:
-                start_engine(guest, *faults)
-                say_go(guest)
-                guest.expect("ENGINE-ARMED")
-            else:
+            if whole:
                 put(guest, START, SERVICE.encode())
                 guest.run(f"sync; . {START}")
                 guest.expect(f"slot=b version={NEW} root=verified")
                 guest.expect("slot confirmed slot=b")
                 guest.expect("state changed")
+            else:
+                start_engine(guest, *faults)
+                say_go(guest)
+                guest.expect("ENGINE-ARMED")
+                guest.expect("reboot ordered")
+                if not faults:
+                    guest.expect(f"slot=b version={NEW} root=verified")
             spent = guest.cpu_seconds
+    steps = read_log(log)
     return Recording(
         loader=loader,
         base=base,
         final=disk,
-        steps=read_log(log),
+        steps=steps,
+        periods=_periods(loader, base, log, watch, steps),
         versions=(version_of(old), version_of(new)),
         partitions=partitions(read_table(base)),
         cpu_seconds=spent,
     )
+
+
+def _periods(
+    loader: Loader, base: Path, log: Path, watch: Watch, steps: Sequence[Step]
+) -> list[Period]:
+    """Return what the firmware's boot variables were, where they choose the slot."""
+    if loader.boot_control != "efi":
+        return []
+    flash = variables_of(base).read_bytes()
+    return periods(flash, variables_of(log), watch.looks, requests=len(steps))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.e2e.boot.judge import BrickError, Judge, Verdict
+from tests.e2e.boot.judge import NO_VARIABLES, BrickError, Judge, Verdict
 from tests.e2e.boot.recording import Recording
 from tests.e2e.boot.write_log import Flush, Medium, cut_states
 
@@ -74,22 +74,40 @@ def replay(
         scratch=scratch,
     )
     tally = Tally(asked=judge.asked)
+    candidates = _variables_by_flush(recording)
     seen: set[bytes] = set()
     for state in cut_states(medium, recording.steps, random.Random(seed), sampled=sampled):
-        tally.states += 1
-        told(tally.states)
-        seen.add(medium.digest())
-        tally.kinds[state.kind] += 1
-        try:
-            tally.outcomes[_words(judge.judge(medium))] += 1
-        except BrickError as error:
-            tally.bricks += 1
-            if len(tally.reasons) < BRICKS_KEPT:
-                tally.reasons.append(f"{state}: {error}")
+        for number, variables in enumerate(candidates[state.flushes]):
+            tally.states += 1
+            told(tally.states)
+            seen.add(medium.digest() + bytes([number]))
+            tally.kinds[state.kind] += 1
+            try:
+                tally.outcomes[_words(judge.judge(medium, variables))] += 1
+            except BrickError as error:
+                tally.bricks += 1
+                if len(tally.reasons) < BRICKS_KEPT:
+                    tally.reasons.append(f"{state}: {error}")
     tally.distinct = len(seen)
     if medium.digest() != Medium(recording.final).digest():
         raise AssertionError("the log does not lead to the disk as it is now")
     return tally
+
+
+def _variables_by_flush(recording: Recording) -> list[list[Mapping[str, bytes]]]:
+    """Return what the firmware's variables may have been, by how many flushes were complete."""
+    found: list[list[Mapping[str, bytes]]] = []
+    first = 0
+    ends = [at for at, step in enumerate(recording.steps, 1) if isinstance(step, Flush)]
+    for last in [*ends, len(recording.steps)]:
+        possible = [
+            period.values
+            for period in recording.periods
+            if period.first <= last and first <= period.last
+        ]
+        found.append(possible or [NO_VARIABLES])
+        first = last
+    return found
 
 
 def flushes(recording: Recording) -> int:

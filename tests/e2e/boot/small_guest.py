@@ -17,6 +17,7 @@ import sys
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,7 @@ ROOMS: Final = ("images", "partitions", "updater")
 BLOCK: Final = 4096
 MODULES: Final = [
     "virtio_pci", "virtio_blk", "virtio_net", "virtio_rng", "ext4", "erofs", "dm_verity",
-    "vfat", "nls_cp437", "nls_ascii", "softdog", "efivarfs",
+    "vfat", "nls_cp437", "nls_ascii", "efivarfs", "watchdog",
 ]  # fmt: skip
 LEFT_OUT: Final = re.compile(
     r"(^|/)(test|tests|idlelib|tkinter|turtledemo|lib2to3|ensurepip|pydoc_data|__pycache__|"
@@ -44,7 +45,7 @@ built = 2026-01-01T00:00:00Z
 INITRD: Final = r"""#!/bin/busybox sh
 export PATH=/bin
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
-while read -r module; do insmod "$module"; done < /modules.order
+while read -r module; do insmod "$module" 2>/dev/null; done < /modules.order
 for word in $(cat /proc/cmdline); do
   case $word in bascule.slot=*) slot=${word#*=};; esac
 done
@@ -53,6 +54,7 @@ device() { # by the partition's label
   found=$(grep -lx "PARTNAME=$1" /sys/class/block/*/uevent) || give_up "no partition $1"
   echo "/dev/$(basename "$(dirname "$found")")"
 }
+insmod /modules/softdog.ko soft_margin=60 nowayout=1 && : > /dev/watchdog # whatever hangs is reset
 read -r version blocks hash < /etc/bascule/verity
 root=$(device "root-$slot")
 echo "0 $((blocks * 8)) verity 1 $root $root 4096 4096 $blocks $((blocks + 1)) sha256 $hash -" \
@@ -70,13 +72,20 @@ INIT: Final = r"""#!/bin/sh
 export PATH=/usr/bin:/bin HOME=/run
 export PYTHONHOME=/usr PYTHONPATH=/usr/lib/bascule/engine:/usr/lib/bascule/packages
 export PYTHONDONTWRITEBYTECODE=1
+(exec 3> /dev/watchdog && while :; do echo . >&3; sleep 5; done) &
 mount -t tmpfs run /run; mount -t tmpfs tmp /tmp
-mkdir -p /run/bascule /var/lib/bascule
+mkdir -p /run/bascule /var/lib/bascule /dev/disk/by-partlabel
+mount -t efivarfs efivarfs /sys/firmware/efi/efivars 2>/dev/null
+for event in /sys/class/block/*/uevent; do # what udev does elsewhere
+  label=$(sed -n 's/^PARTNAME=//p' "$event")
+  [ -z "$label" ] || ln -s "/dev/$(basename "$(dirname "$event")")" "/dev/disk/by-partlabel/$label"
+done
 [ -s /var/lib/machine-id ] || echo 0123456789abcdef0123456789abcdef > /var/lib/machine-id
 ip link set lo up; ip link set eth0 up
 ip addr add 10.0.2.15/24 dev eth0; ip route add default via 10.0.2.2
-. /usr/lib/guest
 echo "GUEST-UP $(cat /proc/cmdline)"
+# All of a small root is read, so that dm-verity sees all of it.
+[ -e /usr/bin/python3 ] || { cat /dev/mapper/root > /dev/null && echo "GUEST-WHOLE"; }
 [ ! -s /var/lib/start ] || . /var/lib/start
 while :; do sh /usr/lib/agent; sleep 1; done
 """
@@ -92,6 +101,21 @@ while read -r tag script; do
   echo "RC $tag $status $(base64 -w0 < /run/agent.output)"
 done
 """
+
+
+class Fault(Enum):
+    """What can be wrong with a version."""
+
+    KERNEL = "the kernel is none"
+    PANIC = "init ends, and the kernel panics"
+    HANG = "init hangs"
+    UNHEALTHY = "a health check fails"
+
+
+_INITS: Final = {
+    Fault.PANIC: "#!/bin/sh\necho GUEST-PANICS\nexit 1\n",
+    Fault.HANG: "#!/bin/sh\necho GUEST-HANGS\nwhile :; do sleep 60; done\n",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +148,7 @@ def build_system(
     rollback_index: int = 1,
     engine: bool = True,
     padding_bytes: int = 0,
+    fault: Fault | None = None,
 ) -> System:
     """Make the files of one version.
 
@@ -133,6 +158,7 @@ def build_system(
         rollback_index: of the image.
         engine: whether Python and the engine are in it, or busybox alone.
         padding_bytes: of a file that cannot be compressed and differs by version.
+        fault: what is wrong with it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tree = folder / f"tree-{version}"
@@ -140,6 +166,9 @@ def build_system(
     _plant(tree, version, rollback_index, padding_bytes)
     if engine:
         _plant_python(tree)
+    if fault in _INITS:
+        (tree / "sbin/init").write_text(_INITS[fault])
+    (tree / "usr/lib/health").write_text(f"exit {int(fault is Fault.UNHEALTHY)}\n")
     root = folder / f"root-{version}.img"
     root.unlink(missing_ok=True)
     subprocess.run(
@@ -151,7 +180,8 @@ def build_system(
     root_hash, blocks = add_hash_tree(root)
     kernel = Kernel.fetched()
     verity = f"{version} {blocks} {root_hash}\n"
-    contents = {"kernel": kernel.image.read_bytes(), "initrd": make_initrd(kernel, verity)}
+    start = kernel.image.read_bytes() if fault is not Fault.KERNEL else b"no kernel" * 100_000
+    contents = {"kernel": start, "initrd": make_initrd(kernel, verity)}
     parts = {"root": root}
     for name, content in contents.items():
         parts[name] = folder / f"{name}-{version}.img"
@@ -182,7 +212,7 @@ def make_initrd(kernel: Kernel, verity: str) -> bytes:
     archive.file("etc/bascule/verity", verity.encode())
     archive.program("bin/dmsetup", Path(tool("dmsetup")))
     modules = kernel.modules(MODULES)
-    for module in modules:
+    for module in [*modules, *kernel.modules(["softdog"])]:
         archive.file(f"modules/{module.name}", module.read_bytes())
     order = "".join(f"/modules/{module.name}\n" for module in modules)
     archive.file("modules.order", order.encode())
@@ -203,9 +233,9 @@ def _plant(tree: Path, version: str, rollback_index: int, padding_bytes: int) ->
     (tree / "sbin/init").write_text(INIT)
     (tree / "sbin/init").chmod(0o755)
     (tree / "usr/lib/agent").write_text(AGENT)
-    (tree / "usr/lib/guest").write_text("")
     facts = FACTS.format(version=version, index=rollback_index)
     (tree / "usr/lib/bascule/image.toml").write_text(facts)
+    (tree / "etc/fw_env.config").write_text("/boot/uboot.env 0x0 0x200\n")
     padding = hashlib.shake_256(version.encode()).digest(padding_bytes)
     (tree / "usr/lib/padding").write_bytes(padding)
 

@@ -119,11 +119,11 @@ def test_grub_on_a_bios_needs_its_partition_and_sectors_that_a_bios_reads(tmp_pa
 
 def test_the_firmware_gets_an_entry_for_each_slot_and_a_alone_in_its_order(tmp_path: Path) -> None:
     firmware = efi.prepare(_job(tmp_path, _layout())).firmware
-    assert list(firmware) == ["Boot0000", "Boot0001", "BootOrder"]
-    assert firmware["BootOrder"] == b"\0\0"
+    assert list(firmware) == ["Boot0BA0", "Boot0BA1", "BootOrder"]
+    assert firmware["BootOrder"] == b"\xa0\x0b"
     assert list(efi.prepare(_job(tmp_path, _layout(), installed=False)).firmware) == [
-        "Boot0000",
-        "Boot0001",
+        "Boot0BA0",
+        "Boot0BA1",
     ]
 
 
@@ -143,7 +143,7 @@ def test_the_keeper_of_the_firmwares_entries_finds_slot_a_confirmed(tmp_path: Pa
 
 def test_an_entry_names_partition_kernel_initrd_and_command_line(tmp_path: Path) -> None:
     job = _job(tmp_path, _layout())
-    entry = efi.prepare(job).firmware["Boot0001"]
+    entry = efi.prepare(job).firmware["Boot0BA1"]
     attributes, length = struct.unpack_from("<IH", entry)
     title, _, rest = entry[6:].decode("utf-16-le", "surrogatepass").partition("\0")
     assert (attributes, title) == (1, "bascule-b")

@@ -1,0 +1,273 @@
+"""Power cuts without end: kill a machine while it updates, see that it comes up, count.
+
+    python -m tests.e2e.boot.soak --loader all --cuts 1000 [--seed 1] [--results FILE]
+
+Of each loader a machine is kept as it was when the engine in it waited for a word. Each cut begins
+there, says the word, kills QEMU at a seeded random moment of writing, arming or the trial, and
+boots the disk as it was left, by the real loader, until the initrd has verified a root. Moments are
+drawn in CPU seconds of QEMU, so that other load moves them little.
+
+A disk file of kind qcow2 forgets what was not flushed when its QEMU is killed (its tables are
+written at a flush), so a cut loses what a disk's own cache would. What else a disk may do is shown
+by the replay of a recorded update; both figures stand in the last table. Results are written as
+they come: a soak that was ended goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tests.e2e.boot.archive import CACHE
+from tests.e2e.boot.bench import OLD, UP, Bench
+from tests.e2e.boot.loaders import LOADERS, Loader
+from tests.e2e.boot.machine import GuestError
+from tests.e2e.boot.node import say_go
+from tests.e2e.boot.recording import NEW, record
+from tests.e2e.boot.replay import replay
+from tests.e2e.boot.small_guest import build_system
+
+SNAPSHOT: Final = "waiting"
+CUTS_PER_LINE: Final = 20
+CUTS_PER_COPY: Final = (
+    20  # killed machines leave clusters behind in the disk file: take a fresh one
+)
+KINDS: Final = ("write", "write", "arm", "trial")
+LOOK_SECS: Final = 0.005
+STATES_SAMPLED: Final = 30  # between two flushes: what makes 10,000 states of an update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moments:
+    """When what happens in an update that is not cut, in CPU seconds after the word."""
+
+    begins: float
+    written: float
+    armed: float
+    up: float
+
+    def draw(self, kind: str, chance: random.Random) -> float:
+        """Return a moment of that kind."""
+        spans = {
+            "write": (self.begins, self.written),
+            "arm": (self.written - 0.1, self.armed + 0.1),
+            "trial": (self.armed, self.up + 1.0),
+        }
+        return chance.uniform(*spans[kind])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """One power cut and what came after.
+
+    Attributes:
+        loader, number, seed: which one it is.
+        kind, moment: when.
+        reached: how far the update was: the last word of it on the console.
+        slot, version: what booted; empty for a brick.
+        why: of a brick.
+        cpu_seconds: of both machines.
+    """
+
+    loader: str
+    number: int
+    seed: int
+    kind: str
+    moment: float
+    reached: str
+    slot: str
+    version: str
+    why: str
+    cpu_seconds: float
+
+
+def calibrate(bench: Bench) -> Moments:
+    """Let one update happen, and take the times."""
+    with bench.begun() as guest:
+        start = guest.cpu_seconds
+        say_go(guest)
+        seen = {}
+        for name, pattern in (
+            ("begins", "install begins"),
+            ("written", "to=verifying"),
+            ("armed", "ENGINE-ARMED"),
+            ("up", UP),
+        ):
+            guest.expect(pattern)
+            seen[name] = guest.cpu_seconds - start
+    return Moments(**seen)
+
+
+def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
+    """Cut once, and boot what is left."""
+    chance = random.Random(f"{bench.loader.name} {seed} {number}")
+    kind = chance.choice(KINDS)
+    moment = moments.draw(kind, chance)
+    with bench.begun() as guest:
+        start = guest.cpu_seconds
+        say_go(guest)
+        while guest.cpu_seconds - start < moment:
+            time.sleep(LOOK_SECS)
+        guest.cut_power()
+        reached = _last_word(guest.console)
+        spent = guest.cpu_seconds
+    slot, version, why = "", "", ""
+    with bench.switched_on() as guest:
+        try:
+            _, slot, version = guest.expect(UP).group(0, 1, 2)
+            if slot == "b":
+                guest.expect("GUEST-WHOLE")
+        except GuestError as error:
+            why = str(error)
+        spent += guest.cpu_seconds
+    return Cut(
+        loader=bench.loader.name,
+        number=number,
+        seed=seed,
+        kind=kind,
+        moment=round(moment, 2),
+        reached=reached,
+        slot=slot,
+        version=version,
+        why=why or _wrong(slot, version),
+        cpu_seconds=round(spent, 1),
+    )
+
+
+def _last_word(console: str) -> str:
+    words = ["install begins", "to=verifying", "slot armed", "reboot ordered", "bascule-initrd:"]
+    return next((word for word in reversed(words) if word in console), "before")
+
+
+def _wrong(slot: str, version: str) -> str:
+    """Return why this slot must not hold that version; empty when it may."""
+    expected = {"a": OLD, "b": NEW}.get(slot)
+    return "" if version == expected else f"slot {slot} boots version {version}"
+
+
+class Results:
+    """What was found so far, in a file of a line each."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        self.rows: list[dict[str, Any]] = [
+            json.loads(line) for line in path.read_text().splitlines()
+        ]
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def cuts(self, loader: str) -> list[dict[str, Any]]:
+        """Return the cuts of a loader."""
+        return [row for row in self.rows if row["loader"] == loader and "kind" in row]
+
+    def replayed(self, loader: str) -> dict[str, Any] | None:
+        """Return what the replay of a loader's update found, the last one."""
+        found = [row for row in self.rows if row["loader"] == loader and "states" in row]
+        return found[-1] if found else None
+
+
+def soak(loader: Loader, wanted: int, seed: int, results: Results, folder: Path) -> None:
+    """Cut until there are as many cuts of this loader as wanted."""
+    done = len(results.cuts(loader.name))
+    if done >= wanted:
+        return
+    with Bench(loader, folder / loader.name).ready() as bench:
+        new = build_system(bench.folder, NEW, rollback_index=2, engine=False)
+        bench.publisher.release(new, rollback_index=2)
+        moments = calibrate(bench)
+        print(f"{loader.name}: an update takes {moments}", flush=True)
+        for number in range(done, wanted):
+            cut = cut_once(bench, number, seed, moments)
+            results.add(asdict(cut))
+            if cut.why:
+                print(f"{loader.name}: BRICK at cut {number}, seed {seed}: {cut.why}", flush=True)
+            if (number + 1) % CUTS_PER_LINE == 0 or number + 1 == wanted:
+                print(_line(loader.name, results.cuts(loader.name)), flush=True)
+
+
+def examine(loader: Loader, results: Results, folder: Path) -> None:
+    """Record an update of this loader and judge every state that a cut can leave of it."""
+    if results.replayed(loader.name) is not None:
+        return
+    recording = record(loader, folder / f"{loader.name}-recorded")
+    tally = replay(recording, folder / "scratch", sampled=STATES_SAMPLED)
+    print("\n".join([f"{loader.name}: replay", *tally.lines()]), flush=True)
+    results.add(
+        {
+            "loader": loader.name,
+            "states": tally.states,
+            "distinct": tally.distinct,
+            "bricks": tally.bricks,
+            "reasons": tally.reasons,
+        }
+    )
+
+
+def _line(loader: str, cuts: Sequence[dict[str, Any]]) -> str:
+    slots = Counter(cut["slot"] for cut in cuts if not cut["why"])
+    bricks = sum(bool(cut["why"]) for cut in cuts)
+    cpu = sum(cut["cpu_seconds"] for cut in cuts) / len(cuts)
+    return (
+        f"{loader}: cuts={len(cuts)} boots={len(cuts) - bricks} (A {slots['a']}, B {slots['b']}) "
+        f"bricks={bricks} cpu-seconds-per-cut={cpu:.1f}"
+    )
+
+
+def table(results: Results, loaders: Sequence[Loader]) -> list[str]:
+    """Return both figures of each loader, for a person."""
+    head = f"{'loader':14} {'cuts':>5} {'write':>5} {'arm':>5} {'trial':>5} {'boots A':>8} "
+    lines = [f"{head}{'boots B':>8} {'bricks':>7} {'states':>8} {'distinct':>9} {'bricks':>7}"]
+    for loader in loaders:
+        cuts = results.cuts(loader.name)
+        kinds = Counter(cut["kind"] for cut in cuts)
+        slots = Counter(cut["slot"] for cut in cuts if not cut["why"])
+        states = results.replayed(loader.name) or {"states": 0, "distinct": 0, "bricks": 0}
+        lines.append(
+            f"{loader.name:14} {len(cuts):5} {kinds['write']:5} {kinds['arm']:5} "
+            f"{kinds['trial']:5} {slots['a']:8} {slots['b']:8} "
+            f"{sum(bool(cut['why']) for cut in cuts):7} {states['states']:8} "
+            f"{states['distinct']:9} {states['bricks']:7}"
+        )
+    return lines
+
+
+def main() -> int:
+    """Soak, examine, print; returns how many bricks there are, at most 1."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--loader", default="all", choices=["all", *LOADERS])
+    parser.add_argument("--cuts", type=int, default=1000, help="over all loaders together")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-replay", action="store_true", help="only cut")
+    parser.add_argument("--results", type=Path, default=CACHE / "soak.jsonl")
+    parser.add_argument("--folder", type=Path, default=CACHE / "soak")
+    given = parser.parse_args()
+    loaders = list(LOADERS.values()) if given.loader == "all" else [LOADERS[given.loader]]
+    results = Results(given.results)
+    logging.getLogger("partitions").setLevel(logging.ERROR)  # models mend a thousand tables
+    print(f"seed {given.seed}, results in {given.results}", flush=True)
+    for loader in loaders:
+        if not given.no_replay:
+            examine(loader, results, given.folder)
+        soak(loader, -(-given.cuts // len(loaders)), given.seed, results, given.folder)
+    print("\n".join(table(results, loaders)))
+    bricks = sum(bool(row.get("why") or row.get("bricks")) for row in results.rows)
+    return min(bricks, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
