@@ -275,18 +275,19 @@ def _region(disk: Path, table: Table, entry: Entry) -> Region:
 
 def _file_regions(files: Mapping[str, Path]) -> dict[str, Region]:
     """Return the regions of one slot's files: each may have what all of them hold, and the rest."""
-    rooms = {part: room_of(path) for part, path in files.items()}
+    alone = {part: region_of_file(path) for part, path in files.items()}
+    rooms = [region.room for region in alone.values() if region.room is not None]
     return {
-        part: Region(
-            path=path,
-            offset=0,
-            size=_shared_by(rooms[part].file_system, rooms.values()),
-            partuuid="",
-            label=str(path),
-            room=rooms[part],
-        )
-        for part, path in files.items()
+        part: region.sized(_shared_by(region.room.file_system, rooms)) if region.room else region
+        for part, region in alone.items()
     }
+
+
+def region_of_file(path: Path) -> Region:
+    """Return the region of a boot file for which nothing else makes room."""
+    room = room_of(path)
+    size = room.free + room.held
+    return Region(path=path, offset=0, size=size, partuuid="", label=str(path), room=room)
 
 
 def _shared_by(file_system: int, rooms: Iterable[Room]) -> int:

@@ -62,6 +62,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.RESTARTED: State.IDLE,
     },
     State.CHECKING: {
+        Event.CHECK_DUE: State.CHECKING,  # the end of the last look could not be kept: a full disk
         Event.OFFERED: State.INSTALLING,
         Event.NOTHING: State.IDLE,
         Event.REFUSED: State.IDLE,

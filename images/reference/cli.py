@@ -43,7 +43,7 @@ def reference() -> None:
 @click.option("--board", default="generic-x86-64", show_default=True)
 @click.option("--rollback-index", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
-    "--built", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), metavar="TIME",
+    "--built", "built_at", type=click.DateTime(["%Y-%m-%dT%H:%M:%SZ"]), metavar="TIME",
     help="Of all files, as 2026-01-31T12:00:00Z. Default: SOURCE_DATE_EPOCH, else the checkout's"
     " last commit.",
 )  # fmt: skip
@@ -73,7 +73,7 @@ def reference() -> None:
     help="The checkout of bascule that goes in. Default: the one that runs.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def build_command(
+def build_command(  # noqa: PLR0913  # click passes each option by name
     version: str,
     output: Path,
     *,
@@ -81,7 +81,7 @@ def build_command(
     product: str,
     board: str,
     rollback_index: int,
-    built: datetime | None,
+    built_at: datetime | None,
     server: str,
     root_json: Path | None,
     with_agent: bool,
@@ -95,7 +95,8 @@ def build_command(
 
     The same arguments, sources and packages give the same bytes.
     """
-    moment = built.replace(tzinfo=UTC) if built else _built(source)
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    moment = built_at.replace(tzinfo=UTC) if built_at else built(source, epoch=epoch)
     order = Order(
         facts=read_facts(
             product=product,
@@ -128,9 +129,17 @@ def variants_command() -> None:
         click.echo(f"{name:14} {variant.summary}")
 
 
-def _built(source: Path) -> datetime:
-    """Return the time that an image is given when nobody names one: never that of the clock."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+def built(source: Path, *, epoch: str) -> datetime:
+    """Return the time that an image is given when nobody names one: never that of the clock.
+
+    Args:
+        source: a checkout, whose last commit has a time.
+        epoch: SOURCE_DATE_EPOCH; wins when it is not empty.
+
+    Raises:
+        SourceFolderError: the folder has no history.
+        ToolMissingError, ToolFailedError: git.
+    """
     if not epoch:
         if not (source / ".git").exists():
             raise SourceFolderError(f"{source} has no history to take a time from; give --built")

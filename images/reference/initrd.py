@@ -1,11 +1,13 @@
 """The initrd of a version: a busybox, a few modules, dmsetup, and the hash of the root.
 
-One archive, compressed by zstd. All of it comes out of the packages, nothing from the builder.
+All of it comes out of the packages, nothing from the builder.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -13,7 +15,7 @@ from typing import Final
 from images.reference import cpio
 from images.reference.kernel import Kernel
 from images.reference.tools import run
-from images.reference.verity import Verity
+from images.reference.verity import BLOCK, Verity
 
 INIT: Final = Path(__file__).parent / "initrd" / "init"
 MODULES: Final = (
@@ -22,7 +24,7 @@ MODULES: Final = (
 )  # fmt: skip
 WATCHDOG: Final = "softdog"  # loaded by name, with its limit
 APPLETS: Final = (
-    "cat", "dirname", "echo", "grep", "insmod", "mkdir", "mount", "mv", "readlink", "sed", "sh",
+    "cat", "dd", "echo", "grep", "insmod", "mkdir", "mount", "mv", "readlink", "sed", "sh",
     "sleep", "switch_root", "sync", "tail", "tr",
 )  # fmt: skip
 PROGRAMS: Final = ("dmsetup", "e2fsck")
@@ -33,38 +35,42 @@ _FOUND: Final = re.compile(r"=> (/\S+) \(0x")
 
 
 def build(
-    packages: Path, kernel: Kernel, verity: Verity, *, hooks: Mapping[str, str], output: Path
-) -> None:
-    """Write the initrd that opens one root.
+    packages: Path, kernel: Kernel, verity: Verity, *, hooks: Mapping[str, str], cache: Path
+) -> bytes:
+    """Return the initrd that opens one root: whole blocks.
+
+    It is two archives, one after the other, as Linux takes them. What all versions share comes
+    first and is compressed; what names the root follows, plain: a delta then has one block of it.
 
     Args:
         packages: the folder that the packages were unpacked to.
         kernel: of the same packages.
         verity: the root that it opens, and no other.
         hooks: shell that the initrd reads before it opens the root, by file name.
-        output: the file to write.
+        cache: a folder where the compressed archive is kept.
 
     Raises:
         KernelModuleError: the kernel lacks a module.
         ToolMissingError, ToolFailedError: zstd, or the packages' dynamic loader.
     """
-    raw = output.with_suffix(".cpio")
-    raw.write_bytes(
-        cpio.archive(
-            [
-                *_frame(packages),
-                *_modules(kernel),
-                *_programs(packages),
-                cpio.file("etc/bascule/verity", verity.text.encode()),
-                *(
-                    cpio.file(f"etc/bascule/initrd.d/{name}", text.encode())
-                    for name, text in hooks.items()
-                ),
-            ]
-        )
+    shared = cpio.archive([*_frame(packages), *_modules(kernel), *_programs(packages)])
+    named = {"verity": verity.text, **{f"initrd.d/{name}": hooks[name] for name in hooks}}
+    own = cpio.archive(
+        cpio.file(f"etc/bascule/{name}", text.encode()) for name, text in named.items()
     )
-    run(["zstd", "-q", "-19", "--single-thread", "--force", "--no-progress", raw, "-o", output])
-    raw.unlink()
+    return b"".join(data + bytes(-len(data) % BLOCK) for data in (_compressed(shared, cache), own))
+
+
+def _compressed(data: bytes, cache: Path) -> bytes:
+    """Return a zstd frame of `data`; the slowest step of a version, so it is kept."""
+    kept = cache / f"initrd-{hashlib.sha256(data).hexdigest()[:16]}.zst"
+    if not kept.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            raw, packed = Path(scratch) / "raw", Path(scratch) / "packed"
+            raw.write_bytes(data)
+            run(["zstd", "-q", "-19", "--single-thread", raw, "-o", packed])
+            packed.replace(kept)
+    return kept.read_bytes()
 
 
 def _frame(packages: Path) -> Iterator[cpio.Node]:

@@ -14,10 +14,10 @@ from images.reference.tools import run
 
 # What udev and mounts may ask for on a virtual machine. An image for a board adds its own.
 SYSTEM_MODULES: Final = (
-    "dm_mod", "dm_verity", "dm_crypt", "efivarfs", "erofs", "ext4", "loop", "nls_ascii", "nls_cp437",
-    "nls_iso8859_1", "nls_utf8", "nvme", "overlay", "sd_mod", "softdog", "squashfs", "vfat",
-    "virtio_balloon", "virtio_blk", "virtio_console", "virtio_net", "virtio_pci", "virtio_rng",
-    "virtio_scsi",
+    "autofs4", "dm_crypt", "dm_mod", "dm_verity", "efivarfs", "erofs", "ext4", "loop", "nls_ascii",
+    "nls_cp437", "nls_iso8859_1", "nls_utf8", "nvme", "overlay", "sd_mod", "softdog", "squashfs",
+    "vfat", "virtio_balloon", "virtio_blk", "virtio_console", "virtio_net", "virtio_pci",
+    "virtio_rng", "virtio_scsi",
 )  # fmt: skip
 _INDEX: Final = ("modules.builtin", "modules.builtin.modinfo", "modules.order")  # depmod reads them
 

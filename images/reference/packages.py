@@ -23,7 +23,11 @@ INCLUDED: Final = (
     "systemd-timesyncd", "tzdata", "udev",
 )  # fmt: skip
 KERNEL: Final = "linux-image-cloud-amd64"
-HOOK: Final = Path(__file__).parent / "fetch-kernel"
+KERNEL_HOOK: Final = Path(__file__).parent / "fetch-kernel"
+PIN_HOOK: Final = (
+    'mkdir -p "$1/etc/apt/preferences.d" && cp "$PINS" "$1/etc/apt/preferences.d/exact"'
+)
+NOT_UNPACKED: Final = ("doc", "info", "locale", "man")
 # Of the archive's own stamps, which the image does not keep; it also dates /etc/shadow.
 EPOCH: Final = "1735689600"  # 2025-01-01
 
@@ -43,15 +47,8 @@ class Wanted:
     @property
     def key(self) -> str:
         """A name for the archive in the cache."""
-        parts = (
-            SUITE,
-            *INCLUDED,
-            KERNEL,
-            HOOK.read_text(),
-            EPOCH,
-            self.mirror,
-            _lines(self.versions),
-        )
+        how = (SUITE, *INCLUDED, KERNEL, KERNEL_HOOK.read_text(), EPOCH, *NOT_UNPACKED)
+        parts = (*how, self.mirror, preferences(self.versions))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -68,10 +65,8 @@ def fetch(wanted: Wanted, cache: Path) -> tuple[Path, dict[str, str]]:
         draft.unlink(missing_ok=True)
         pins = cache / f"packages-{wanted.key}.pref"
         pins.write_text(preferences(wanted.versions))
-        run(
-            _arguments(wanted, draft, pins),
-            environment={"SOURCE_DATE_EPOCH": EPOCH, "METAPACKAGE": KERNEL},
-        )
+        given = {"SOURCE_DATE_EPOCH": EPOCH, "METAPACKAGE": KERNEL, "PINS": str(pins)}
+        run(_arguments(wanted, draft), environment=given)
         draft.replace(archive)
     versions = versions_in(archive)
     if wanted.versions:
@@ -79,13 +74,12 @@ def fetch(wanted: Wanted, cache: Path) -> tuple[Path, dict[str, str]]:
     return archive, versions
 
 
-def _arguments(wanted: Wanted, output: Path, pins: Path) -> list[str | Path]:
+def _arguments(wanted: Wanted, output: Path) -> list[str | Path]:
     return [
         "mmdebstrap", "--quiet", "--mode=unshare", "--variant=essential", "--format=tar",
         "--architectures=amd64", f"--include={','.join(INCLUDED)}",
-        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in ("doc", "info", "locale", "man")),
-        f"--setup-hook=mkdir -p \"$1/etc/apt/preferences.d\" && cp '{pins}' \"$1/etc/apt/preferences.d/exact\"",
-        f"--customize-hook={HOOK}",
+        *(f"--dpkgopt=path-exclude=/usr/share/{name}/*" for name in NOT_UNPACKED),
+        f"--setup-hook={PIN_HOOK}", f"--customize-hook={KERNEL_HOOK}",
         SUITE, output, *([wanted.mirror] if wanted.mirror else []),
     ]  # fmt: skip
 
@@ -145,10 +139,6 @@ def check_versions(actual: Mapping[str, str], wanted: Mapping[str, str]) -> None
     if differing:
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise PackagesDifferError(f"{'; '.join(differing[:3])}{more}")
-
-
-def _lines(versions: Mapping[str, str]) -> str:
-    return "".join(f"{name} {version}\n" for name, version in sorted(versions.items()))
 
 
 def _is_field(line: str) -> bool:

@@ -1,7 +1,7 @@
 """The recipe: packages, system, version. Each layer is made out of the one before.
 
     packages-KEY.tar   Debian's packages, by mmdebstrap              minutes, in the cache
-    packages-KEY/      what is kept of them, and their kernel          in the cache
+    unpacked-KEY/      what is kept of them, and their kernel          seconds, in the cache
     system-KEY/        with bascule and its units                      half a minute, in the cache
     root.img …         image.toml and the variant; erofs, verity       seconds
 
@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,24 +23,21 @@ from typing import Any, Final
 
 from images.draft import draft_of
 from images.errors import FileUnreadableError
-from images.release import ImageFacts, encode_image_facts, parse_image_facts
-from images.reference import initrd, packages, system, tree, variants
+from images.reference import image, initrd, packages, system, tree, variants
 from images.reference.kernel import Kernel, open_kernel
-from images.reference.tools import run
-from images.reference.variants import VARIANTS, Variant
-from images.reference.verity import Verity, append_tree
+from images.reference.variants import VARIANTS
+from images.reference.verity import BLOCK, Verity
+from images.release import ImageFacts, encode_image_facts, parse_image_facts
 
 FACTS: Final = "usr/lib/bascule/image.toml"
+FILES: Final = ("root.img", "linux", "initrd")
 AGENT: Final = Path(__file__).parent / "agent"
 TINY: Final = Path(__file__).parent / "tiny"
 TINY_NOISE: Final = 2 * 1024 * 1024  # bytes, so that another version is another root
-# UUIDs of images are names in this space: the same for the same version and variant.
-NAMES: Final = uuid.UUID("6a6e4d2f-3f63-4d5b-9a87-2f9f0c4d7b11")
 TINY_APPLETS: Final = (
     "base64", "cat", "dd", "echo", "mount", "poweroff", "printf", "reboot", "sed", "sh", "sleep",
     "stty", "sync",
 )  # fmt: skip
-_BLOCK: Final = 4096  # bytes; a part of a payload is whole blocks
 _CHUNK: Final = 1024 * 1024  # bytes copied at once
 
 
@@ -84,12 +80,21 @@ def build(order: Order, output: Path, *, say: Callable[[str], None]) -> dict[str
     Raises:
         ImagesError: with the class that names the cause.
     """
+    before = os.umask(0o022)  # modes in the image are not to be the builder's
+    try:
+        return _build(order, output, say)
+    finally:
+        os.umask(before)
+
+
+def _build(order: Order, output: Path, say: Callable[[str], None]) -> dict[str, Any]:
     variant = VARIANTS[order.variant]
     order.cache.mkdir(parents=True, exist_ok=True)
     output.mkdir(parents=True, exist_ok=True)
     say("packages")
     archive, versions = packages.fetch(order.wanted, order.cache)
-    base = _layer(order.cache / archive.stem, lambda folder: _unpack(archive, folder))
+    kept = hashlib.sha256(f"{archive.stem} {tree.DROPPED.read_text()}".encode()).hexdigest()[:16]
+    base = _layer(order.cache / f"unpacked-{kept}", lambda folder: _unpack(archive, folder))
     kernel = open_kernel(base / "kernel")
     with tempfile.TemporaryDirectory(dir=order.cache, prefix="version-") as scratch:
         root = Path(scratch) / "root"
@@ -106,14 +111,12 @@ def build(order: Order, output: Path, *, say: Callable[[str], None]) -> dict[str
             _settle(root, order)
         variant.change(root)
         say("root")
-        image = Path(scratch) / "root.img"
-        verity = _image(root, image, order)
+        name = f"{order.facts.product} {order.facts.board} {order.facts.version} {order.variant}"
+        built = order.facts.built
+        verity = image.make(root, Path(scratch) / "root.img", name=name, built=built)
         say("initrd")
         _boot_files(base / "files", kernel, verity, order, Path(scratch))
-        files = {
-            name: _publish(Path(scratch) / name, output / name)
-            for name in ("root.img", "linux", "initrd")
-        }
+        files = {name: _publish(Path(scratch) / name, output / name) for name in FILES}
     facts = _facts(order, kernel, verity, versions, files)
     with draft_of(output / "facts.json") as draft:
         draft.append(json.dumps(facts, indent=1, sort_keys=True).encode() + b"\n")
@@ -201,28 +204,13 @@ def _tiny(base: Path, root: Path, order: Order) -> None:
         tree.place(root, f"usr/lib/bascule/{program.name}", program.read_bytes(), executable=True)
 
 
-def _image(root: Path, image: Path, order: Order) -> Verity:
-    """Make the erofs image of a folder, and append its hash tree."""
-    name = f"{order.facts.product} {order.facts.board} {order.facts.version} {order.variant}"
-    identity = str(uuid.uuid5(NAMES, name))
-    run([
-        "mkfs.erofs", "--quiet", "-zlz4hc,12", "-C65536", "--all-root", "-x-1", "-U", identity,
-        f"-T{_epoch(order.facts)}", image, root,
-    ])  # fmt: skip
-    return append_tree(image, uuid=identity)
-
-
 def _boot_files(base: Path, kernel: Kernel, verity: Verity, order: Order, folder: Path) -> None:
     variant = VARIANTS[order.variant]
     changed = variant.kernel(kernel.image.read_bytes(), order.facts.version)
-    (folder / "linux").write_bytes(_whole_blocks(changed))
-    initrd.build(base, kernel, verity, hooks=variant.hooks, output=folder / "initrd")
-    (folder / "initrd").write_bytes(_whole_blocks((folder / "initrd").read_bytes()))
-
-
-def _whole_blocks(data: bytes) -> bytes:
-    """Pad a boot file to whole blocks, as a part of a payload is; zeros after its end do no harm."""
-    return data + bytes(-len(data) % _BLOCK)
+    # A part of a payload is whole blocks; zeros after its end do a kernel no harm.
+    (folder / "linux").write_bytes(changed + bytes(-len(changed) % BLOCK))
+    packed = initrd.build(base, kernel, verity, hooks=variant.hooks, cache=order.cache)
+    (folder / "initrd").write_bytes(packed)
 
 
 def _publish(file: Path, output: Path) -> dict[str, Any]:
@@ -260,10 +248,6 @@ def _facts(
         },
         "packages": dict(sorted(versions.items())),
     }
-
-
-def _epoch(facts: ImageFacts) -> int:
-    return int(facts.built.timestamp())
 
 
 def _read(path: Path) -> bytes:

@@ -14,6 +14,8 @@ from images.reference.kernel import Kernel, install_modules
 from images.reference.tools import run
 
 HERE: Final = Path(__file__).parent
+SHIPPED: Final = "usr/lib/systemd/system"
+CHOSEN: Final = "etc/systemd/system"
 NODE_PYTHON: Final = "/usr/bin/python3"  # the image's, and the builder's of the same version
 # What `make install` reads of a checkout.
 SOURCES: Final = (
@@ -33,33 +35,34 @@ LINKS: Final = {
     "etc/resolv.conf": "../run/systemd/resolve/stub-resolv.conf",
     "usr/bin/which": "busybox",
     # A bascule that confirms is the only one.
-    "etc/systemd/system/systemd-bless-boot.service": "/dev/null",
+    f"{CHOSEN}/systemd-bless-boot.service": "/dev/null",
 }
 FILES: Final = {
     "etc/machine-id": "",  # the initrd puts the node's own over it
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
 }
+# Debian's services that start; those of bascule are in its own preset.
 ENABLED: Final = {
     "systemd-networkd.service": "multi-user.target",
     "systemd-resolved.service": "multi-user.target",
     "systemd-timesyncd.service": "sysinit.target",
-    "bascule.service": "multi-user.target",
-    "bascule-guard.timer": "timers.target",
 }
+PRESET: Final = "usr/lib/systemd/system-preset/50-bascule.preset"
 # What an image without packages, logins and /etc of its own has no use for. Each is a process
 # less at boot.
 MASKED: Final = (
     "dev-hugepages.mount", "dev-mqueue.mount", "dpkg-db-backup.timer", "e2scrub_all.timer",
     "e2scrub_reap.service", "getty.target", "kmod-static-nodes.service", "ldconfig.service",
-    "proc-sys-fs-binfmt_misc.automount", "sys-fs-fuse-connections.mount",
-    "sys-kernel-config.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
-    "systemd-binfmt.service", "systemd-boot-system-token.service", "systemd-boot-update.service",
-    "systemd-firstboot.service", "systemd-hwdb-update.service",
+    "modprobe@configfs.service", "modprobe@dm_mod.service", "modprobe@drm.service",
+    "modprobe@fuse.service", "modprobe@loop.service", "proc-sys-fs-binfmt_misc.automount",
+    "sys-fs-fuse-connections.mount", "sys-kernel-config.mount", "sys-kernel-debug.mount",
+    "sys-kernel-tracing.mount", "systemd-binfmt.service", "systemd-boot-system-token.service",
+    "systemd-boot-update.service", "systemd-firstboot.service", "systemd-hwdb-update.service",
     "systemd-journal-catalog-update.service", "systemd-machine-id-commit.service",
     "systemd-pcrphase-initrd.service", "systemd-pcrphase-sysinit.service",
     "systemd-pcrphase.service", "systemd-pstore.service", "systemd-remount-fs.service",
-    "systemd-sysusers.service", "systemd-update-done.service", "systemd-update-utmp.service",
-    "systemd-update-utmp-runlevel.service",
+    "systemd-repart.service", "systemd-sysusers.service", "systemd-update-done.service",
+    "systemd-update-utmp-runlevel.service", "systemd-update-utmp.service",
 )  # fmt: skip
 GENERATORS: Final = frozenset({"systemd-debug-generator", "systemd-fstab-generator"})
 
@@ -88,7 +91,7 @@ def build(packages: Path, kernel: Kernel, source: Path, root: Path) -> None:
         KernelModuleError: the kernel lacks a module.
         ToolMissingError, ToolFailedError: a program of the recipe.
     """
-    _check_source(source)
+    check_source(source)
     check_python(packages)
     tree.copy(packages, root)
     _arrange(root)
@@ -116,12 +119,15 @@ def check_python(packages: Path) -> None:
         raise PythonDiffersError(f"{NODE_PYTHON} is {ours}, the image has {', '.join(theirs)}")
 
 
-def _check_source(source: Path) -> None:
+def check_source(source: Path) -> None:
+    """Refuse a folder that is no checkout of bascule.
+
+    Raises:
+        SourceFolderError: with what it lacks.
+    """
     missing = [name for name in SOURCES if not (source / name).exists()]
     if missing:
-        raise SourceFolderError(
-            f"{source} is no checkout of bascule: it lacks {', '.join(missing)}"
-        )
+        raise SourceFolderError(f"{source} is no checkout: it lacks {', '.join(missing)}")
 
 
 def _sources(source: Path) -> Iterator[Path]:
@@ -143,18 +149,32 @@ def _arrange(root: Path) -> None:
         tree.link(root, name, target)
 
 
+def enabled_by(preset: str, units: Path) -> list[tuple[str, str]]:
+    """Return the units that a preset enables, each with the target that wants it.
+
+    Args:
+        preset: lines of systemd.preset(5) with plain names.
+        units: the folder of the unit files.
+    """
+    names = [line.split()[1] for line in preset.splitlines() if line.startswith("enable ")]
+    return [
+        (name, target)
+        for name in names
+        for line in (units / name).read_text().splitlines()
+        if line.startswith("WantedBy=")
+        for target in line.removeprefix("WantedBy=").split()
+    ]
+
+
 def _enable(root: Path) -> None:
     """Say which units start: of a package's own links nothing is left."""
-    units = root / "etc/systemd/system"
-    for folder in units.glob("*.wants"):
+    for folder in (root / CHOSEN).glob("*.wants"):
         shutil.rmtree(folder)
-    for unit, target in ENABLED.items():
-        if (root / "usr/lib/systemd/system" / unit).exists():
-            tree.link(
-                root, f"etc/systemd/system/{target}.wants/{unit}", f"/usr/lib/systemd/system/{unit}"
-            )
+    chosen = [*ENABLED.items(), *enabled_by((root / PRESET).read_text(), root / SHIPPED)]
+    for unit, target in chosen:
+        tree.link(root, f"{CHOSEN}/{target}.wants/{unit}", f"/{SHIPPED}/{unit}")
     for unit in MASKED:
-        tree.link(root, f"etc/systemd/system/{unit}", "/dev/null")
+        tree.link(root, f"{CHOSEN}/{unit}", "/dev/null")
     for generator in (root / "usr/lib/systemd/system-generators").iterdir():
         if generator.name not in GENERATORS:
             generator.unlink()

@@ -6,6 +6,7 @@ builds. Nothing here is mounted and no device node is made.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -14,34 +15,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-# What an image that is replaced as a whole does not need: package management and its languages,
-# papers, what lives in the state instead, and sources of hardware names. Regular expressions.
-DROPPED: Final = (
-    r"(boot|dev|home|kernel|media|mnt|opt|proc|root|run|srv|sys|tmp|var)/.+",
-    r"etc/(alternatives|apt|cron\.[a-z]+|debconf\.conf|default|dpkg|init\.d|kernel|ld\.so\.cache|logrotate\.d|opt|"
-    r"perl|profile\.d|python3.*|rc[0-9S]\.d|rmt|selinux|skel|terminfo|update-motd\.d|X11|xattr\.conf)(/.+)?",
-    r"etc/(machine-id|hostname|hosts|mtab|resolv\.conf|fstab|motd|issue.*|passwd-|group-|shadow-|gshadow-|\.pwd\.lock)",
-    r"usr/share/(applications|bash-completion|bug|debconf|debianutils|doc|doc-base|dpkg|gcc|gdb|info|"
-    r"initramfs-tools|keyrings|libc-bin|lintian|locale|man|menu|pam-configs|perl|perl5|pixmaps|python3|tabset|"
-    r"vim|zsh)(/.+)?",
-    r"usr/share/zoneinfo/(posix|right)(/.+)?",
-    r"usr/lib/(apt|dpkg|init|kernel|lsb|mime|pcrlock\.d|tc|valgrind)(/.+)?",
-    r"usr/lib/terminfo/(?!(l/linux|v/vt100|v/vt102|v/vt220|x/xterm|x/xterm-256color|d/dumb)$).*/.+",
-    r"usr/lib/x86_64-linux-gnu/(perl.*|gconv|e2fsprogs|audit|libperl.*|libdb-.*|libapt.*)(/.+)?",
-    r"usr/lib/udev/(hwdb\.bin|hwdb\.d)(/.+)?",
-    r"usr/lib/systemd/catalog(/.+)?",
-    r"usr/s?bin/(perl.*|dpkg.*|apt.*|deb.*|update-alternatives|update-rc\.d|invoke-rc\.d|cpan.*|"
-    r"prove|pod.*|corelist|enc2xs|encguess|h2ph|h2xs|instmodsh|json_pp|libnetcfg|perlbug|perlthanks|"
-    r"piconv|pl2pm|ptar.*|shasum|splain|streamzip|xsubpp|zipdetails|py3.*|pdb.*|pydoc.*|pygettext.*)",
-    r"usr/lib/python3\.[0-9]+/(pydoc_data|idlelib|lib2to3|test|ensurepip|distutils|tkinter|turtledemo)(/.+)?",
-    r"(.+/)?__pycache__(/.+)?",
-)
-_DROPPED: Final = re.compile("|".join(DROPPED))
+DROPPED: Final = Path(__file__).parent / "dropped.txt"
+
+
+@functools.cache
+def _dropped() -> re.Pattern[str]:
+    lines = (line.strip() for line in DROPPED.read_text().splitlines())
+    rules = [line for line in lines if line and not line.startswith("#")]
+    return re.compile(f"(?:{'|'.join(rules)})(?:/.*)?")
 
 
 def is_kept(name: str) -> bool:
     """Tell whether a file of the packages goes into the image, by its path in it."""
-    return _DROPPED.fullmatch(name) is None
+    return _dropped().fullmatch(name) is None
 
 
 def unpack(archive: Path, root: Path, *, below: str = "") -> None:
@@ -65,7 +51,8 @@ def unpack(archive: Path, root: Path, *, below: str = "") -> None:
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
     if member.isdir():
-        path.mkdir(exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(member.mode | 0o700)  # whoever builds must be able to write into it
     elif member.issym():
         path.symlink_to(member.linkname)
     elif member.isreg() or member.islnk():

@@ -152,15 +152,20 @@ def look(places: Places) -> Facts:
         grubenv=places.grubenv,
         loader_info=_loader_info(places.efivars),
         templates=frozenset(
-            slot
-            for slot in Slot
-            if (places.boot_folder / TEMPLATES / f"{slot.value}.conf").is_file()
+            slot for slot in Slot if _is_file(places.boot_folder / TEMPLATES / f"{slot.value}.conf")
         ),
         booted_entry=_booted_entry(places.efivars),
         uboot_order=_uboot_order(places.uboot_config, faults),
         boot_bits=_boot_bits(places.disk, places.layout, faults),
         faults=faults,
     )
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a folder that we may not enter
+        return False
 
 
 def _loader_info(efivars: Path) -> str | None:
@@ -192,9 +197,6 @@ def _text(value: bytes) -> str:
 
 
 def _uboot_order(config: Path, faults: dict[str, str]) -> str | None:
-    if not config.exists():
-        faults["uboot"] = f"there is no {config}"
-        return None
     try:
         order = load(places_of(config)).values.get(ORDER)
     except PartitionsError as error:

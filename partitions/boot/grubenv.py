@@ -61,7 +61,11 @@ class GrubEnvironment(MarkedSlots[GrubMemory]):
             if new == block:
                 return
             store(file, new)
-        self._compare(new)
+            try:
+                self._compare(new)
+            except BootControlError:
+                store(file, block)  # what it keeps instead may boot nothing
+                raise
         log.info("slot %s slot=%s file=%s", verb, slot.value, self._path)
 
     def _compare(self, new: bytes) -> None:

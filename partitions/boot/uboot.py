@@ -14,6 +14,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from partitions.boot.marked import MarkedSlots, refuse_stop
+from partitions.errors import BootControlError
 from partitions.slots import Slot
 from partitions.uboot_env import with_values
 from partitions.uboot_firmware import UbootMemory
@@ -51,5 +52,10 @@ class UbootEnvironment(MarkedSlots[UbootMemory]):
                 return
             new = env.holding(entries)
             writer.store(new)
-        compare(places, new)
+            try:
+                compare(places, new)
+            except BootControlError:
+                if not env.is_double:
+                    writer.store(env)  # what it keeps instead boots nothing
+                raise
         log.info("slot %s slot=%s config=%s", verb, slot.value, self._config)

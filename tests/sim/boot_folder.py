@@ -9,12 +9,27 @@ begins.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TypeAlias
 
-from partitions.boot_folder import SECTOR_BYTES
+from partitions.boot.systemd_boot import SystemdBootEntries, template_of
+from partitions.boot_folder import SECTOR_BYTES, BootFolder
 from partitions.errors import BootFolderError
+from partitions.slots import Slot
 
 Files: TypeAlias = Mapping[str, bytes]
+
+
+def make_partition(root: Path) -> None:
+    """Make what systemd-boot finds on its partition: kernels, templates, slot A confirmed."""
+    for slot in Slot:
+        kernel = root / f"bascule/{slot.value}/linux"
+        kernel.parent.mkdir(parents=True)
+        kernel.write_bytes(b"kernel")
+        template = root / template_of(slot)
+        template.parent.mkdir(parents=True, exist_ok=True)
+        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
+    SystemdBootEntries(BootFolder(root)).confirm(Slot.A)
 
 
 class FolderSim:

@@ -133,17 +133,14 @@ class Snapshot:
         kept.mkdir()
         shutil.copyfile(world.disk, kept / "disk.img")
         shutil.copyfile(world.grubenv, kept / "grubenv")
-        for name in world.kept_folders:
+        for name in ("state", "run", "boot", "efivars", "loader"):
             shutil.copytree(world.folder / name, kept / name, symlinks=True)
-        shutil.copytree(world.loader, kept / "loader")
         return cls(world, kept)
 
     def restore(self) -> None:
         """Put everything back."""
         shutil.copyfile(self.kept / "disk.img", self.world.disk)
         shutil.copyfile(self.kept / "grubenv", self.world.grubenv)
-        for name in self.world.kept_folders:
+        for name in ("state", "run", "boot", "efivars", "loader"):
             shutil.rmtree(self.world.folder / name, ignore_errors=True)
             shutil.copytree(self.kept / name, self.world.folder / name, symlinks=True)
-        shutil.rmtree(self.world.loader)
-        shutil.copytree(self.kept / "loader", self.world.loader)

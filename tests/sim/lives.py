@@ -11,6 +11,7 @@ from tests.sim.world import World
 from updater import node as node_module
 from updater.agent import Wait
 from updater.engine import Engine
+from updater.lifecycle import State
 from updater.machine_model import BOOT_FILE, BootRecord
 from updater.node import Node
 from updater.rooms import ROOM_ERRORS
@@ -69,3 +70,21 @@ def live(world: World, *, steps: int = 60) -> list[str]:
             let_time_pass(world)
             engine = Engine(node=world.node(), last_verdict=engine.last_verdict)
     raise AssertionError(f"the node never rests: {codes}")
+
+
+def assert_rests_well(world: World, node: Node, where: str) -> str:
+    """Check what must be true at every end; returns the version that runs."""
+    memory = memory_of(world)
+    loader = node.loader.read()
+    booted = node.boot().slot
+    version = node.running().version
+    assert (memory.state, memory.update, memory.permit) == (State.IDLE, None, "none"), where
+    assert loader.target is booted, where
+    assert loader.slots[booted].confirmed, where
+    assert world.slot_bytes(booted) == world.image_bytes(version), where
+    other = loader.slots[booted.other]
+    assert node.store.read_marker() is None, where  # the guard has nothing to do
+    if other.armed:  # then it must be whole, too
+        held = node.machine.image_facts(booted.other).version
+        assert world.slot_bytes(booted.other) == world.image_bytes(held), where
+    return version

@@ -1,24 +1,14 @@
-"""The memory of each loader on a fresh machine: slot A confirmed, slot B empty.
-
-What a folder or a few files hold; the GPT and GRUB's environment are made elsewhere.
-"""
+"""U-Boot's environment, and a program that stands for a loader: slot A confirmed, slot B empty."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final
 
-from partitions.boot.systemd_boot import SystemdBootEntries, template_of
 from partitions.boot.uboot import UbootEnvironment
-from partitions.boot_folder import BootFolder
-from partitions.efi_firmware import BOOT_ORDER, description_of, packed
-from partitions.efi_variables import EfiVariables
 from partitions.slots import Slot
-from partitions.uboot_env import packed as packed_env
-from tests.sim.efi import boot_option
+from partitions.uboot_env import packed
 
 PROGRAM: Final = Path(__file__).with_name("custom-loader.sh")
 COPY_BYTES: Final = 4096  # of two; a single one has 512
@@ -29,7 +19,7 @@ def uboot(folder: Path, *, copies: int = 1) -> Path:
     env, config = folder / "uboot.env", folder / "fw_env.config"
     size = COPY_BYTES if copies > 1 else 512
     config.write_text("".join(f"{env} {at * size:#x} {size:#x}\n" for at in range(copies)))
-    copy = packed_env((b"board=ours",), size, flag=0 if copies > 1 else None)
+    copy = packed((b"board=ours",), size, flag=0 if copies > 1 else None)
     env.write_bytes(copy * copies)
     UbootEnvironment(config).confirm(Slot.A)
     return config
@@ -41,32 +31,3 @@ def custom(folder: Path) -> tuple[str, ...]:
     shutil.copyfile(PROGRAM, script)
     memory.write_text('order="a b" a_ok=1 a_tries=0 b_ok=0 b_tries=0\n')
     return ("sh", str(script), str(memory))
-
-
-def systemd_boot(folder: Path) -> Path:
-    """Make a boot folder with templates and kernels; returns it."""
-    for slot in Slot:
-        kernel = folder / f"bascule/{slot.value}/linux"
-        kernel.parent.mkdir(parents=True)
-        kernel.write_bytes(b"kernel")
-        template = folder / template_of(slot)
-        template.parent.mkdir(parents=True, exist_ok=True)
-        template.write_text(f"linux /bascule/{slot.value}/linux\noptions quiet\n")
-    SystemdBootEntries(BootFolder(folder)).confirm(Slot.A)
-    return folder
-
-
-def efi(folder: Path) -> Path:
-    """Make the firmware's variables; returns their folder."""
-    variables = EfiVariables(folder)
-    variables.write("Boot0003", boot_option("UEFI Shell"))
-    variables.write("Boot0000", boot_option(description_of(Slot.A)))
-    variables.write("Boot0001", boot_option(description_of(Slot.B)))
-    variables.write(BOOT_ORDER, packed([0, 3]))
-    return folder
-
-
-PREPARE: Final[Mapping[str, Callable[[Path], object]]] = MappingProxyType(
-    {"uboot": uboot, "custom": custom, "systemd-boot": systemd_boot, "efi": efi}
-)
-"""Makes the memory of a loader in an empty folder, by the loader's name."""

@@ -14,7 +14,7 @@ import pytest
 from partitions.boot import KEEPERS
 from partitions.slots import Slot
 from tests.sim.cuts import NEVER, Fuse, LifeEndsError, Snapshot, fused
-from tests.sim.lives import due_now, live, memory_of, new_process
+from tests.sim.lives import assert_rests_well, due_now, live, new_process
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import rebooting
@@ -77,24 +77,6 @@ class Cutter:
             new_process(self.world, self._monkeypatch)
             live(self.world)
             yield f"{how} before step {number}, {step}", self.world.node()
-
-
-def assert_rests_well(world: World, node: Node, where: str) -> str:
-    """Check what must be true at every end; returns the version that runs."""
-    memory = memory_of(world)
-    loader = node.loader.read()
-    booted = node.boot().slot
-    version = node.running().version
-    assert (memory.state, memory.update, memory.permit) == (State.IDLE, None, "none"), where
-    assert loader.target is booted, where
-    assert loader.slots[booted].confirmed, where
-    assert world.slot_bytes(booted) == world.image_bytes(version), where
-    other = loader.slots[booted.other]
-    assert node.store.read_marker() is None, where  # the guard has nothing to do
-    if other.armed:  # then it must be whole, too
-        held = node.machine.image_facts(booted.other).version
-        assert world.slot_bytes(booted.other) == world.image_bytes(held), where
-    return version
 
 
 @pytest.mark.parametrize("how", [POWER_CUT, KILL])

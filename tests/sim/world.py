@@ -29,7 +29,9 @@ from partitions.disk_image import create_disk
 from partitions.grub_block import EMPTY_BLOCK
 from partitions.layout import read_layout
 from partitions.slots import Slot
-from tests.sim.loaders import PREPARE
+from tests.sim import loaders
+from tests.sim.boot_folder import make_partition
+from tests.sim.efi import make_variables
 from tests.sim.payload_server import PayloadServer
 from tests.sim.repository import BOARD, PRODUCT, TufRepository
 from tests.sim.repository_server import RepositoryServer
@@ -63,13 +65,13 @@ machine_id_file = "{folder}/machine-id"
 alias = "node"
 
 [slots]
-boot_folder = "{folder}/loader"
 uboot_config = "{folder}/loader/fw_env.config"
-efivars = "{folder}/loader"
 custom_command = ["sh", "{folder}/loader/custom-loader.sh", "{folder}/loader/memory"]
 disk = "{folder}/disk.img"
 boot_control = "{boot_control}"
 grubenv = "{folder}/grubenv"
+boot_folder = "{folder}/boot"
+efivars = "{folder}/efivars"
 a = {{ usr = "PARTLABEL=USR-A"{files_a} }}
 b = {{ usr = "PARTLABEL=USR-B"{files_b} }}
 
@@ -147,6 +149,8 @@ class World:
         layout = self.folder / "disk.toml"
         layout.write_text(LAYOUT)
         create_disk(read_layout(layout), self.disk, images={"usr": image})
+        make_partition(self.folder / "boot")
+        make_variables(self.folder / "efivars")
         for part in self.files:
             file = self.boot_file(Slot.A, part)
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -155,8 +159,8 @@ class World:
         GrubEnvironment(self.grubenv).confirm(Slot.A)
         self.write_settings()
         self.loader.mkdir()
-        if self.boot_control in PREPARE:
-            PREPARE[self.boot_control](self.loader)
+        loaders.uboot(self.loader)
+        loaders.custom(self.loader)
         self.release("1.0.0", rollback_index=1)
 
     def __exit__(self, *error: object) -> None:
@@ -169,11 +173,6 @@ class World:
     @property
     def grubenv(self) -> Path:
         return self.folder / "grubenv"
-
-    @property
-    def kept_folders(self) -> tuple[str, ...]:
-        """What a cut leaves as it is, beside the disk and GRUB's environment."""
-        return ("state", "run", "boot") if self.files else ("state", "run")
 
     @property
     def loader(self) -> Path:

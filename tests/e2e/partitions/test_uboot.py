@@ -14,7 +14,9 @@ from partitions.boot.uboot import UbootEnvironment
 from partitions.errors import UbootInvalidError
 from partitions.slots import Slot
 from partitions.uboot_env import CopyPlace, entries_of, packed, with_values
+from partitions.uboot_firmware import boot
 from partitions.uboot_store import UbootEnv, load, places_of
+from tests.sim.gpt_tools import bare_loop_device
 from tests.sim.uboot_machine import SECTOR_BYTES, UbootMachine, program
 
 pytestmark = pytest.mark.e2e
@@ -235,6 +237,25 @@ class TestLibubootenv:
             assert printed is not None
             assert printed[b"BOOT_b_LEFT"] == b"%d" % (9 - turn)
             assert printed[b"x"] == b"of others"
+
+    def test_two_copies_at_the_end_of_a_block_device(self, tmp_path: Path) -> None:
+        program("fw_setenv")
+        disk, config = tmp_path / "disk", tmp_path / "fw_env.config"
+        disk.write_bytes(bytes(1024 * 1024))
+        with bare_loop_device(disk) as device:
+            config.write_text(f"{device} -0x4000 0x2000\n{device} -0x2000 0x2000\n")
+            first = tmp_path / "first"
+            first.write_text("BOOT_ORDER=a b\nBOOT_a_OK=1\nx=of others\n")
+            self._run("fw_setenv", "-c", str(config), "-f", str(first), "y", "1")
+            control = UbootEnvironment(config, booted=A)
+            assert control.read().target is A
+            control.arm(B, tries=3)
+            printed = self._printed(config)
+            assert printed is not None
+            assert (printed[b"BOOT_b_LEFT"], printed[b"x"]) == (b"3", b"of others")
+            assert boot(config) is B
+            assert self._printed(config) == {**printed, b"BOOT_b_LEFT": b"2"}
+        assert disk.read_bytes()[:-0x4000] == bytes(1024 * 1024 - 0x4000)
 
     def _scramble(self, places: tuple[CopyPlace, ...], chance: random.Random) -> None:
         for at in range(len(places)):

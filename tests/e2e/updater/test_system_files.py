@@ -98,6 +98,15 @@ def test_nothing_names_the_place_where_it_was_made(destdir: Path) -> None:
             assert not any(trace in content for trace in traces), file
 
 
+def test_no_package_notes_a_program_that_depends_on_the_place(destdir: Path) -> None:
+    site = next((destdir / "usr/lib/bascule/venv/lib").glob("python3*/site-packages"))
+    records = list(site.glob("*.dist-info/RECORD"))
+    assert len(records) > 10
+    for record in records:
+        noted = [line.split(",")[0] for line in record.read_text().splitlines()]
+        assert not [name for name in noted if name.startswith("../../../bin/")], record
+
+
 def test_the_units_do_not_lie_in_the_virtual_environment_too(destdir: Path) -> None:
     assert not list((destdir / "usr/lib/bascule").rglob("*.service"))
 

@@ -24,6 +24,8 @@ from partitions.grub_block import EMPTY_BLOCK
 from partitions.slots import PartRef, Slot, SlotLayout
 from partitions.systemd_boot_firmware import ENTRIES
 from tests.sim import loaders
+from tests.sim.boot_folder import make_partition
+from tests.sim.efi import make_variables
 from tests.sim.gpt_disk import two_slots
 
 A, B = Slot.A, Slot.B
@@ -78,13 +80,14 @@ def _custom(folder: Path) -> Machine:
 
 
 def _systemd_boot(folder: Path) -> Machine:
-    places = Places(disk=folder, layout=LAYOUT, boot_folder=loaders.systemd_boot(folder))
+    make_partition(folder)
+    places = Places(disk=folder, layout=LAYOUT, boot_folder=folder)
     return _machine("systemd-boot", places, memory=folder / ENTRIES)
 
 
 def _efi(folder: Path) -> Machine:
-    places = Places(disk=folder, layout=LAYOUT, efivars=loaders.efi(folder))
-    return _machine("efi", places, memory=folder)
+    make_variables(folder)
+    return _machine("efi", Places(disk=folder, layout=LAYOUT, efivars=folder), memory=folder)
 
 
 def _machine(name: str, places: Places, *, memory: Path) -> Machine:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from partitions import boot_folder
 from partitions.boot_folder import FILE_MAX_BYTES, SECTOR_BYTES, BootFolder
 from partitions.errors import BootFolderError
 
@@ -28,6 +29,15 @@ def room_for(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def opened() -> list[str]:
+    """Return the paths of all that this process has open."""
+    links = []
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one by which the folder itself was read
+            links.append(str(link.readlink()))
+    return links
 
 
 class TestReading:
@@ -135,6 +145,19 @@ class TestRemoving:
         os.link(tmp_path / "a.conf", tmp_path / "cluster")
         folder.remove("a.conf")
         assert folder.read("cluster") == b"\n" * len(b"linux /old\n")
+
+    def test_its_name_is_durably_gone_before_its_cluster_is_given_back(
+        self, folder: BootFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held: list[bool] = []
+
+        def look(_folder: Path) -> None:
+            held.append(f"{tmp_path}/a.conf (deleted)" in opened())
+
+        folder.create("a.conf", b"x")
+        monkeypatch.setattr(boot_folder, "sync_folder", look)
+        folder.remove("a.conf")
+        assert held == [True]
 
     def test_what_no_single_write_would_make_blank_stays_as_it_was(
         self, folder: BootFolder, tmp_path: Path

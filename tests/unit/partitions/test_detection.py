@@ -110,7 +110,7 @@ class TestLooking:
         assert facts == Facts(faults=facts.faults)
         with pytest.raises(BootControlUnknownError) as caught:
             choose_loader(AUTO, places)
-        assert f"uboot: there is no {places.uboot_config}" in str(caught.value)
+        assert f"uboot: {places.uboot_config} cannot be read: No such file" in str(caught.value)
         assert f"gptprio: {places.disk} cannot be opened" in str(caught.value)
 
     def test_systemd_boot_by_its_variable_and_our_templates(self, places: Places) -> None:

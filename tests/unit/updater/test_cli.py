@@ -187,7 +187,14 @@ class TestVerbsThatShow:
         assert f'slots.disk = "{shared.disk}"  # ' in run(shared.config, "config", "show").out
 
     def test_which_loader_was_found_and_why(self, shared: World, tmp_path: Path, run: Run) -> None:
-        config = bent(shared, tmp_path, boot_control='"auto"', grubenv='""', custom_command="[]")
+        config = bent(
+            shared,
+            tmp_path,
+            boot_control='"auto"',
+            grubenv='""',
+            custom_command="[]",
+            uboot_config='"/nowhere"',
+        )
         because = "the partitions of both slots have boot bits in the GPT: a priority=1"
         assert f"boot loader: gptprio, since {because}" in run(config, "config", "check").out
         assert f"loader gptprio: {because}" in run(config, "slots").out
@@ -205,6 +212,7 @@ class TestVerbsThatShow:
             boot_control='"auto"',
             grubenv='""',
             custom_command="[]",
+            uboot_config='"/nowhere"',
             disk=f'"{disk}"',
         )
         said = run(config, "config", "check")

@@ -5,6 +5,8 @@ from typing import Final
 
 import pytest
 
+from partitions.slots import Slot
+from updater.assembly import slot_layout
 from updater.errors import EXIT_USAGE, SettingsError, WindowInvalidError
 from updater.settings import SETTINGS_MAX_BYTES, Loaded, load
 
@@ -176,6 +178,30 @@ class TestWhatIsRefused:
     ) -> None:
         sentence = refusal(tmp_path, WHOLE.replace("PARTLABEL=USR-B", "/dev/vda4"))
         assert sentence.startswith(f"{tmp_path}/node.toml, line 4: slots.b: ")
+
+    @pytest.mark.parametrize(
+        ("a", "b", "words"),
+        [
+            ("/boot/a/linux", "/boot/../etc/shadow", "'/boot/../etc/shadow' is no absolute path"),
+            ("/boot/a/linux", "/boot/A/Linux", "is named as part kernel of slot a and as part"),
+        ],
+    )
+    def test_boot_files_are_plain_paths_and_each_its_own(
+        self, tmp_path: Path, a: str, b: str, words: str
+    ) -> None:
+        text = WHOLE.replace('USR-A"', f'USR-A", kernel = "FILE={a}"')
+        text = text.replace('USR-B"', f'USR-B", kernel = "FILE={b}"')
+        with pytest.raises(SettingsError, match=r"^\[slots\]: ") as caught:
+            slot_layout(load(write(tmp_path, text)).settings)
+        assert words in str(caught.value)
+
+    def test_a_boot_file_is_a_part_like_another(self, tmp_path: Path) -> None:
+        text = WHOLE.replace('USR-A"', 'USR-A", kernel = "FILE=/boot/a/linux"')
+        text = text.replace('USR-B"', 'USR-B", kernel = "FILE=/boot/b/linux"')
+        layout = slot_layout(load(write(tmp_path, text)).settings)
+        assert layout[Slot.B]["kernel"].file == Path("/boot/b/linux")
+        refused = refusal(tmp_path, text.replace("FILE=/boot/b", "FILE=boot/b"))
+        assert "line 4: slots.b" in refused
 
     def test_a_table_that_is_none_names_file_and_line(self, tmp_path: Path) -> None:
         sentence = refusal(tmp_path, "server = 3\n" + WHOLE)
