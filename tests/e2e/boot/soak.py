@@ -3,9 +3,9 @@
     python -m tests.e2e.boot.soak --loader all --cuts 1000 [--seed 1] [--results FILE]
 
 Of each loader a machine is kept as it was when the engine in it waited for a word. Each cut begins
-there, says the word, kills QEMU at a seeded random moment of writing, arming or the trial, and
-boots the disk as it was left, by the real loader, until the initrd has verified a root. Moments are
-drawn in CPU seconds of QEMU, so that other load moves them little.
+there, says the word, kills QEMU at a seeded random moment of writing, arming or the trial, or when
+the guest says one of a few words, and boots the disk as it was left, by the real loader, until the
+initrd has verified a root. Moments are drawn in CPU seconds of QEMU: other load moves them little.
 
 A disk file of kind qcow2 forgets what was not flushed when its QEMU is killed (its tables are
 written at a flush), so a cut loses what a disk's own cache would. What else a disk may do is shown
@@ -30,7 +30,7 @@ from typing import Any, Final
 from tests.e2e.boot.archive import CACHE
 from tests.e2e.boot.bench import OLD, UP, Bench
 from tests.e2e.boot.loaders import LOADERS, Loader
-from tests.e2e.boot.machine import GuestError
+from tests.e2e.boot.machine import LIMIT_SECS, GuestError, VirtualMachine
 from tests.e2e.boot.node import say_go
 from tests.e2e.boot.recording import NEW, record
 from tests.e2e.boot.replay import replay
@@ -41,7 +41,15 @@ CUTS_PER_LINE: Final = 20
 CUTS_PER_COPY: Final = (
     20  # killed machines leave clusters behind in the disk file: take a fresh one
 )
-KINDS: Final = ("write", "write", "arm", "trial")
+KINDS: Final = ("write", "write", "arm", "trial", "word")
+WORDS: Final = (  # of engine, kernel and initrd, at which the power goes
+    "install begins",
+    "to=verifying",
+    "slot armed",
+    "ENGINE-ARMED",
+    "reboot ordered",
+    "bascule-initrd: slot=b",
+)
 LOOK_SECS: Final = 0.005
 STATES_SAMPLED: Final = 30  # between two flushes: what makes 10,000 states of an update
 
@@ -60,7 +68,7 @@ class Moments:
         spans = {
             "write": (self.begins, self.written),
             "arm": (self.written - 0.1, self.armed + 0.1),
-            "trial": (self.armed, self.up + 1.0),
+            "trial": (self.armed, self.up + 0.3),
         }
         return chance.uniform(*spans[kind])
 
@@ -71,7 +79,7 @@ class Cut:
 
     Attributes:
         loader, number, seed: which one it is.
-        kind, moment: when.
+        kind, moment: when; the moment in CPU seconds after the word to update.
         reached: how far the update was: the last word of it on the console.
         slot, version: what booted; empty for a brick.
         why: of a brick.
@@ -111,13 +119,15 @@ def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
     """Cut once, and boot what is left."""
     chance = random.Random(f"{bench.loader.name} {seed} {number}")
     kind = chance.choice(KINDS)
-    moment = moments.draw(kind, chance)
     with bench.begun() as guest:
         start = guest.cpu_seconds
         say_go(guest)
-        while guest.cpu_seconds - start < moment:
-            time.sleep(LOOK_SECS)
+        if kind == "word":
+            guest.expect(chance.choice(WORDS))
+        else:
+            _let_it_run(guest, moments.draw(kind, chance))
         guest.cut_power()
+        moment = guest.cpu_seconds - start
         reached = _last_word(guest.console)
         spent = guest.cpu_seconds
     slot, version, why = "", "", ""
@@ -141,6 +151,14 @@ def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
         why=why or _wrong(slot, version),
         cpu_seconds=round(spent, 1),
     )
+
+
+def _let_it_run(guest: VirtualMachine, cpu_seconds: float) -> None:
+    """Wait until QEMU has used so much more; a machine that idles uses hardly any."""
+    wanted = guest.cpu_seconds + cpu_seconds
+    end = time.monotonic() + LIMIT_SECS
+    while guest.cpu_seconds < wanted and time.monotonic() < end:
+        time.sleep(LOOK_SECS)
 
 
 def _last_word(console: str) -> str:
@@ -230,7 +248,8 @@ def _line(loader: str, cuts: Sequence[dict[str, Any]]) -> str:
 
 def table(results: Results, loaders: Sequence[Loader]) -> list[str]:
     """Return both figures of each loader, for a person."""
-    head = f"{'loader':14} {'cuts':>5} {'write':>5} {'arm':>5} {'trial':>5} {'boots A':>8} "
+    head = f"{'loader':14} {'cuts':>5} {'write':>5} {'arm':>5} {'trial':>5} {'word':>5} "
+    head += f"{'boots A':>8} "
     lines = [f"{head}{'boots B':>8} {'bricks':>7} {'states':>8} {'distinct':>9} {'bricks':>7}"]
     for loader in loaders:
         cuts = results.cuts(loader.name)
@@ -239,7 +258,7 @@ def table(results: Results, loaders: Sequence[Loader]) -> list[str]:
         states = results.replayed(loader.name) or {"states": 0, "distinct": 0, "bricks": 0}
         lines.append(
             f"{loader.name:14} {len(cuts):5} {kinds['write']:5} {kinds['arm']:5} "
-            f"{kinds['trial']:5} {slots['a']:8} {slots['b']:8} "
+            f"{kinds['trial']:5} {kinds['word']:5} {slots['a']:8} {slots['b']:8} "
             f"{sum(bool(cut['why']) for cut in cuts):7} {states['states']:8} "
             f"{states['distinct']:9} {states['bricks']:7}"
         )
