@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+import pytest
 
 from partitions.boot.uboot import UbootEnvironment
 from partitions.slots import Slot
 from partitions.uboot_env import packed
 
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
 PROGRAM: Final = Path(__file__).with_name("custom-loader.sh")
 COPY_BYTES: Final = 4096  # of two; a single one has 512
+
+
+def quick(names: Iterable[str], *quick_ones: str) -> list[ParameterSet]:
+    """Return parameters for all of `names`; those that are not named as quick run in `make slow`."""
+    slow = pytest.mark.slow
+    return [pytest.param(name, marks=[] if name in quick_ones else [slow]) for name in names]
 
 
 def uboot(folder: Path, *, copies: int = 1) -> Path:

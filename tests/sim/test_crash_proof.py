@@ -26,6 +26,7 @@ from partitions.slots import Slot
 from partitions.writer import RegionWriter
 from tests.sim.crash_world import LOADERS, CrashWorld
 from tests.sim.cuts import Fuse, FusedLoader
+from tests.sim.loaders import quick
 from tests.sim.proof import CHAPTERS, TITLES, Chapter, Edit, Proof, as_it_is, prove, row
 from tests.sim.recorder import DISK, Event
 from updater.node import Node
@@ -67,7 +68,7 @@ def without_data_flushes(log: list[Event]) -> list[Event]:
     return [event for event in log if (event.where, event.what) != (DISK, "sync-file")]
 
 
-ON_EACH = pytest.mark.parametrize("world", LOADERS, indirect=True)
+ON_EACH = pytest.mark.parametrize("world", quick(LOADERS, "gptprio", "systemd-boot"), indirect=True)
 
 
 @ON_EACH
@@ -119,7 +120,11 @@ def _with_loader(
 
 
 # The keeper of systemd-boot refuses by itself to arm a slot whose kernel is not there yet.
-@pytest.mark.parametrize("world", [one for one in LOADERS if one != "systemd-boot"], indirect=True)
+@pytest.mark.parametrize(
+    "world",
+    quick([one for one in LOADERS if one != "systemd-boot"], "gptprio"),
+    indirect=True,
+)
 def test_it_sees_arming_before_the_data(world: CrashWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     _with_loader(monkeypatch, Eager)
     assert any("no whole system" in words for words in failures(world, FIRST))

@@ -15,6 +15,7 @@ from partitions.boot import KEEPERS
 from partitions.slots import Slot
 from tests.sim.cuts import NEVER, Fuse, LifeEndsError, Snapshot, fused
 from tests.sim.lives import assert_rests_well, due_now, live, new_process
+from tests.sim.loaders import quick
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater import rebooting
@@ -27,7 +28,7 @@ POWER_CUT = "power cut"
 KILL = "kill"
 
 
-@pytest.fixture(params=KEEPERS)
+@pytest.fixture(params=quick(KEEPERS, "gptprio", "systemd-boot"))
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A node that runs 1.0.0 in slot A and rests."""
     with World(tmp_path, image_size=512 * 1024, boot_control=request.param) as made:

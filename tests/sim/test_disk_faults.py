@@ -21,6 +21,7 @@ import pytest
 from partitions.slots import Slot
 from tests.sim.crash_world import LOADERS, CrashWorld, keep, put_back
 from tests.sim.lives import assert_rests_well, due_now, let_time_pass, live
+from tests.sim.loaders import quick
 from tests.sim.proof import EFFORT
 from tests.sim.recorder import BOOT, DISK, STATE, VARIABLES, Event, Recorder, recording
 from tests.sim.world import run_until
@@ -166,7 +167,7 @@ def assert_safe(world: CrashWorld, where: str) -> None:
                 assert held == world.file_image(version, part), where
 
 
-@pytest.fixture(params=LOADERS)
+@pytest.fixture(params=quick(LOADERS, "grubenv", "systemd-boot"))
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[CrashWorld]:
     """A node that rests in 1.0.0 and is offered 2.0.0."""
     with CrashWorld(tmp_path / "world", kind=request.param) as made:

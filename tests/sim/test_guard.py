@@ -18,6 +18,7 @@ from partitions.boot import KEEPERS
 from partitions.slots import Slot
 from tests.sim.full_disk import read_only
 from tests.sim.lives import due_now, let_time_pass, live, new_process
+from tests.sim.loaders import quick
 from tests.sim.world import World, run_until
 from updater import rebooting
 from updater.daemon import Daemon
@@ -220,7 +221,7 @@ class TestItReboots:
 # The guard and the service together: what the one leaves, the other reads.
 
 
-@pytest.fixture(params=KEEPERS)
+@pytest.fixture(params=quick(KEEPERS, "gptprio", "systemd-boot"))
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A node that runs 1.0.0 in slot A and rests."""
     folder = tmp_path / "world"

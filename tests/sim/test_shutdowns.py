@@ -15,6 +15,7 @@ import pytest
 from partitions.boot import KEEPERS
 from partitions.slots import Slot
 from tests.sim.lives import due_now, let_time_pass, live, memory_of
+from tests.sim.loaders import quick
 from tests.sim.world import World, run_until
 from updater import rebooting
 from updater.daemon import Daemon
@@ -25,7 +26,7 @@ from updater.node import Node
 from updater.rebooting import TRIES_GIVEN_BACK_MAX, NothingToRebootError
 
 
-@pytest.fixture(params=KEEPERS)
+@pytest.fixture(params=quick(KEEPERS, "gptprio", "systemd-boot", "efi"))
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     """A node that runs 1.0.0 in slot A and rests."""
     with World(tmp_path, image_size=512 * 1024, boot_control=request.param) as made:
