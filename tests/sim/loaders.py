@@ -21,7 +21,7 @@ COPY_BYTES: Final = 4096  # of two; a single one has 512
 
 
 def quick(names: Iterable[str], *quick_ones: str) -> list[ParameterSet]:
-    """Return parameters for all of `names`; those that are not named as quick run in `make slow`."""
+    """Return parameters for all of `names`; those that are not called quick run in `make slow`."""
     slow = pytest.mark.slow
     return [pytest.param(name, marks=[] if name in quick_ones else [slow]) for name in names]
 
