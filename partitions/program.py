@@ -45,9 +45,11 @@ class Answer:
 def run(command: Sequence[str], *, timeout_secs: float) -> Answer:
     """Run a program without a shell, in `/` and a process group of its own.
 
+    However it ends, its whole group is killed: nothing of a call lives on to change the loader's
+    memory behind the next one's back.
+
     Raises:
-        CustomCommandError: it cannot be started, takes too long or says too much; in the last two
-            cases the whole group was killed.
+        CustomCommandError: it cannot be started, takes too long or says too much.
     """
     try:
         process = subprocess.Popen(
@@ -63,12 +65,16 @@ def run(command: Sequence[str], *, timeout_secs: float) -> Answer:
         why = getattr(error, "strerror", None) or error
         raise CustomCommandError(f"{command[0]!r} cannot be started: {why}") from error
     try:
-        return _listen(process, command, time.monotonic() + timeout_secs)
+        output, errors = _listen(process, command, time.monotonic() + timeout_secs)
     finally:
         _end(process)
+    return Answer(status=process.returncode, output=output, errors=errors)
 
 
-def _listen(process: subprocess.Popen[bytes], command: Sequence[str], deadline: float) -> Answer:
+def _listen(
+    process: subprocess.Popen[bytes], command: Sequence[str], deadline: float
+) -> tuple[bytes, bytes]:
+    """Return what it says on both streams until it ends, or raise."""
     pipes = [pipe for pipe in (process.stdout, process.stderr) if pipe is not None]
     said = dict.fromkeys(pipes, b"")
     words = " ".join(command)
@@ -76,13 +82,8 @@ def _listen(process: subprocess.Popen[bytes], command: Sequence[str], deadline: 
         left = deadline - time.monotonic()
         if left <= 0:
             raise CustomCommandError(f"{words!r} took too long and was ended")
-        status = process.poll()
-        if not pipes and status is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(left)
-            continue
-        patience = 0 if status is not None else min(left, LOOK_SECS)
-        ready = select.select(pipes, [], [], patience)[0]
+        ended = _has_ended(process)
+        ready = select.select(pipes, [], [], 0 if ended else min(left, LOOK_SECS))[0]
         for pipe in ready:
             piece = os.read(pipe.fileno(), OUTPUT_MAX_BYTES)
             said[pipe] += piece
@@ -90,18 +91,23 @@ def _listen(process: subprocess.Popen[bytes], command: Sequence[str], deadline: 
                 raise CustomCommandError(f"{words!r} says more than {OUTPUT_MAX_BYTES} bytes")
             if not piece:
                 pipes.remove(pipe)
-        if status is not None and not ready:
+        if ended and not ready:
             output, errors = said.values()
-            return Answer(status=status, output=output, errors=errors)
+            return output, errors
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether it ended. It is not reaped: its number stays its own until `_end`."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, flags) is not None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Leave nothing of it behind that still runs because it was asked to end."""
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(KILLED_WAIT_SECS)
+    """Leave nothing of its group behind, be it the program or a child that it did not wait for."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(KILLED_WAIT_SECS)
     for pipe in (process.stdout, process.stderr):
         if pipe is not None:
             pipe.close()

@@ -154,6 +154,10 @@ class CustomCommand:
             raise CustomCommandError(f"{self._command[0]!r} read: {error}") from error
         if set(found.slots) != set(Slot):
             raise CustomCommandError(f"{self._command[0]!r} read: it must tell of a and of b")
+        if found.target and not found.slots[found.target].armed:
+            raise CustomCommandError(
+                f"{self._command[0]!r} read: target is {found.target.value}, which is not armed"
+            )
         return found
 
 

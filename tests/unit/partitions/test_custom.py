@@ -6,6 +6,7 @@ What every keeper promises is in `test_boot_contract.py`, with a program that do
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def test_verb_slot_and_tries_are_arguments_behind_those_of_the_settings(
     ("answer", "what"),
     [
         ({**ANSWER, "target": "c"}, "c"),
+        ({**ANSWER, "target": "b"}, "target is b, which is not armed"),
         ({**ANSWER, "max_tries": 0}, "max_tries"),
         ({**ANSWER, "slots": {"a": PROVEN}}, "of a and of b"),
         ({**ANSWER, "slots": {"a": PROVEN, "b": {**NEVER, "tries_left": -1}}}, "tries_left"),
@@ -138,6 +140,15 @@ def test_a_program_that_changes_the_other_slot_is_an_error(script: Script, tmp_p
         CustomCommand(command).arm(B, tries=2)
 
 
+def _wait_for_end(pid: int) -> None:
+    """Return when the process is gone or a zombie; a kill is sent before it is carried out."""
+    stat = Path(f"/proc/{pid}/stat")
+    deadline = time.monotonic() + 30
+    while stat.exists() and stat.read_text().split()[2] != "Z":
+        assert time.monotonic() < deadline, f"process {pid} lives on"
+        time.sleep(0.02)
+
+
 class TestHowItIsRun:
     def test_with_a_fixed_environment_in_the_root_folder(
         self, script: Script, monkeypatch: pytest.MonkeyPatch
@@ -158,12 +169,19 @@ class TestHowItIsRun:
         pid = tmp_path / "pid"
         with pytest.raises(CustomCommandError, match="took too long"):
             program.run(script(f"sleep 600 & echo $! > {pid}; wait"), timeout_secs=1)
-        stat = Path(f"/proc/{pid.read_text().strip()}/stat")
-        assert not stat.exists() or stat.read_text().split()[2] == "Z"
+        _wait_for_end(int(pid.read_text()))
 
     def test_one_that_says_too_much_is_ended(self, script: Script) -> None:
         with pytest.raises(CustomCommandError, match="says more than 65536 bytes"):
             program.run(script("exec cat /dev/zero"), timeout_secs=60)
+
+    def test_one_that_ends_well_leaves_no_child_behind(
+        self, script: Script, tmp_path: Path
+    ) -> None:
+        pid = tmp_path / "pid"
+        line = f"sleep 600 >/dev/null 2>&1 & echo $! > {pid}"
+        assert program.run(script(line), timeout_secs=20).status == 0
+        _wait_for_end(int(pid.read_text()))
 
     def test_what_it_leaves_running_is_not_waited_for(self, script: Script) -> None:
         answer = program.run(script("sleep 5 & echo said"), timeout_secs=4)
