@@ -148,7 +148,10 @@ def _run_postinstall(node: Node, plan: Plan) -> None:
             environment=os.environ,
         )
     except ROOM_ERRORS:
-        node.loader.disarm(plan.slot)
+        try:
+            node.loader.disarm(plan.slot)
+        except ROOM_ERRORS as second:  # why there is no update is the first; this is tried again
+            log.warning("not disarmed code=%s why=%s", second.code, second)
         raise
 
 
@@ -309,11 +312,23 @@ def _pause(node: Node, error: UnreachableError) -> None:
 
 
 def _give_up(node: Node, error: AnyRoomError) -> None:
-    """End the attempt: the slot stays disarmed, the reason is kept, reported and counted."""
+    """End the attempt: the slot stays disarmed, the reason is kept, reported and counted.
+
+    Raises:
+        AnyRoomError: `error` again, since disarming failed too: the attempt does not end, and
+            begins with disarming when it is taken up.
+    """
     memory = node.store.read_state()
     update = _update_of(memory)
-    _leave_disarmed(node)
     failure = node.failure(error, version=update.version)
+    try:
+        _leave_disarmed(node)
+    except ROOM_ERRORS as second:
+        log.warning("slot not disarmed slot=%s code=%s why=%s", update.slot, second.code, second)
+        again = str(second) == str(error)  # what stopped us before: its first reason is kept
+        kept = memory.last_failure if again else failure
+        node.advance(memory, Event.RESTARTED, last_failure=kept)
+        raise error from second
     nothing = isinstance(error, NothingNewerError)
     failures = 0 if nothing else memory.failures_of(update.version) + 1
     counted = {"failed_version": update.version, "failed_times": failures}
