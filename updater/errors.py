@@ -37,8 +37,24 @@ class SettingsError(UpdaterError):
     """A settings file cannot be read, or holds what it must not."""
 
     code = "settings-invalid"
-    hint = "Run `bascule config check`; docs/operating-a-node.md lists every setting."
+    hint = "Correct it and run `bascule config check`; docs/operating-a-node.md has every setting."
     exit_status = EXIT_USAGE
+
+
+class SettingsMissingError(SettingsError):
+    """The settings file that was named is not there."""
+
+    code = "settings-missing"
+    hint = "Correct the path after `--config`, or leave it out to read the system's settings."
+
+
+class MachineUnfitError(UpdaterError):
+    """The settings hold, and name what this machine does not have."""
+
+    code = "machine-unfit"
+    hint = (
+        "Correct settings or machine; `bascule config check --settings-only` looks at no machine."
+    )
 
 
 class WindowInvalidError(SettingsError):

@@ -14,13 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 
 from partitions import efi_firmware, marks, systemd_boot_firmware
 from partitions.boot.detection import AUTO
-from updater.errors import SettingsError, WindowInvalidError
+from partitions.slots import PartRef
+from updater.errors import SettingsError, SettingsMissingError, WindowInvalidError
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
 FILE_NAME: Final = "bascule.toml"
@@ -28,17 +29,22 @@ SETTINGS_MAX_BYTES: Final = 256 * 1024  # a settings file is written by a person
 
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
-PartReference = Annotated[
-    str, msgspec.Meta(pattern=r"^((PARTLABEL|PARTUUID)=[^\n]{1,72}|FILE=/[!-~]{1,239})\Z")
-]
+# What `PartRef.parse` reads but a bare label, which would take each slip for a label.
+_REFERENCE: Final = re.compile(r"(PARTLABEL|PARTUUID)=[^\n]{1,72}|FILE=/.+")
 
 # A unit's full name: no pattern, no option; systemd allows these characters and 255 of them.
-UnitName = Annotated[
-    str,
-    msgspec.Meta(
-        pattern=r"^[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|device|swap|slice|scope|automount)\Z"
-    ),
-]
+_UNIT_NAME: Final = re.compile(
+    r"[A-Za-z0-9:_.\\@-]{1,240}\.(service|socket|target|mount|timer|path|device|swap|slice|scope|automount)"
+)
+
+# What a value must be, by the key whose form a pattern of msgspec's holds.
+_FORMS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "metrics.textfile": "an absolute path that ends in .prom",
+        "bus.address": "system, none, unix:path=… or unix:abstract=…",
+    }
+)
+_NAME_FORM: Final = "a name of at most 64 letters, digits and ._-, a letter or digit first"
 
 TextFile = Annotated[str, msgspec.Meta(pattern=r"^(/[^\n]+\.prom)?\Z")]  # what node_exporter reads
 
@@ -64,15 +70,17 @@ class SlotsSettings(_Section, frozen=True):
     """`[slots]`: the disk, its loader, and which partitions and files make slot A and slot B."""
 
     disk: str = ""
-    boot_control: str = AUTO
+    boot_control: Literal[
+        "auto", "gptprio", "grubenv", "systemd-boot", "efi", "uboot", "custom"
+    ] = AUTO
     grubenv: str = ""
     boot_folder: str = "/boot"
     efivars: str = "/sys/firmware/efi/efivars"
     uboot_config: str = "/etc/fw_env.config"
     custom_command: list[str] = []
     tries: Annotated[int, msgspec.Meta(ge=1, le=15)] = 1
-    a: dict[str, PartReference] = {}
-    b: dict[str, PartReference] = {}
+    a: dict[str, str] = {}
+    b: dict[str, str] = {}
 
 
 class ServerSettings(_Section, frozen=True):
@@ -169,7 +177,7 @@ class CheckSettings(_Section, frozen=True):
 class HealthSettings(_Section, frozen=True):
     """`[health]`: when a booted slot counts as good."""
 
-    units: Annotated[list[UnitName], msgspec.Meta(max_length=64)] = []
+    units: Annotated[list[str], msgspec.Meta(max_length=64)] = []
     no_failed_units: bool = False
     units_timeout_secs: Seconds = 10
     ports: Annotated[list[str], msgspec.Meta(max_length=64)] = []
@@ -244,6 +252,8 @@ def load(config: Path | None = None, *, folders: Sequence[Path] = FOLDERS) -> Lo
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         raise SettingsError(_place(str(error), origins)) from error
+    _check_references(settings.slots, origins)
+    _check_units(settings.health.units, origins)
     _check_whole(settings, files)
     _check_windows(settings.reboot.windows, origins)
     return Loaded(settings=settings, origins=origins, files=tuple(files))
@@ -252,7 +262,7 @@ def load(config: Path | None = None, *, folders: Sequence[Path] = FOLDERS) -> Lo
 def _files(config: Path | None, folders: Sequence[Path]) -> Iterator[Path]:
     if config is not None:
         if not config.is_file():
-            raise SettingsError(f"settings file {config} does not exist or is no file")
+            raise SettingsMissingError(f"settings file {config} does not exist or is no file")
         yield config
         yield from sorted(config.with_name(config.name + ".d").glob("*.toml"))
         return
@@ -338,7 +348,53 @@ def _place(message: str, origins: Mapping[str, Path]) -> str:
         return f"settings: {message}"
     number = int(row.group(1)) if row else None
     place = _at(file, f"{above}." if above else "", dotted.removeprefix(f"{above}."), number)
-    return f"{place}: {dotted}: {message.split(' - at ', maxsplit=1)[0]}"
+    if "matching regex" in message:
+        return f"{place}: {dotted} must be {_FORMS.get(dotted, _NAME_FORM)}"
+    choices = ", ".join(_choices(dotted)) if "enum value" in message else ""
+    said = message.split(" - at ", maxsplit=1)[0]
+    return f"{place}: {dotted}: {said}{f'; there are: {choices}' if choices else ''}"
+
+
+def _choices(dotted: str) -> Sequence[str]:
+    """Return the words that a setting may be."""
+    table, _, key = dotted.partition(".")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    return next(
+        get_args(field.type) for field in msgspec.structs.fields(kinds[table]) if field.name == key
+    )
+
+
+def _check_references(slots: SlotsSettings, origins: Mapping[str, Path]) -> None:
+    """Refuse a part of a slot that is named in no known way, or as another part is."""
+    owners: dict[str, str] = {}
+    for slot, parts in (("a", slots.a), ("b", slots.b)):
+        for part, text in parts.items():
+            key = f"slots.{slot}.{part}"
+            file = origins.get(key) or origins[f"slots.{slot}"]
+            place = _at(file, f"slots.{slot}.", part)
+            if not _REFERENCE.fullmatch(text):
+                raise SettingsError(
+                    f"{place}: {key}: {text!r} must be PARTLABEL=…, PARTUUID=… or "
+                    "FILE=/absolute/path"
+                )
+            try:
+                words = PartRef.parse(text).words
+            except ValueError as error:
+                raise SettingsError(f"{place}: {key}: {text!r}: {error}") from error
+            # FAT knows no small and large letters; labels do.
+            owner = owners.setdefault(words.lower() if text.startswith("FILE=") else words, key)
+            if owner != key:
+                raise SettingsError(f"{place}: {key}: {text!r} is what {owner} names already")
+
+
+def _check_units(units: Sequence[str], origins: Mapping[str, Path]) -> None:
+    """Refuse what is no full name of a unit."""
+    for unit in units:
+        if not _UNIT_NAME.fullmatch(unit):
+            place = _at(origins["health.units"], "health.", "units")
+            raise SettingsError(
+                f"{place}: health.units: {unit!r} must be a unit's full name, such as sshd.service"
+            )
 
 
 def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
