@@ -21,9 +21,10 @@ def config() -> None:
 
 
 @config.command("check")
+@click.option("--settings-only", is_flag=True, help="Do not look at this machine.")
 @pass_shared
-def config_check(shared: Shared) -> None:
-    """Read all settings, the keys and time zones that they name, and say whether they hold.
+def config_check(shared: Shared, *, settings_only: bool) -> None:
+    """Say whether the settings hold, and whether this machine has what they name.
 
     Example: bascule config check
     """
@@ -42,7 +43,29 @@ def config_check(shared: Shared) -> None:
 
         read_windows(rows, local=local_zone())
     click.echo("settings hold: " + ", ".join(str(file) for file in loaded.files))
-    click.echo(f"boot loader: {_loader(loaded.settings)['words']}")
+    if not settings_only:
+        _check_machine(loaded.settings)
+
+
+def _check_machine(settings: Settings) -> None:
+    """Print what does not fit, a line each.
+
+    Raises:
+        MachineUnfitError: something does not.
+    """
+    from partitions.errors import BootControlUnknownError
+    from updater.errors import MachineUnfitError
+    from updater.fit import look
+
+    click.echo(f"boot loader: {_loader(settings)['words']}")
+    fit = look(settings)
+    for note in fit.notes:
+        click.echo(f"note: {note}")
+    for fault in fit.faults:
+        if not isinstance(fault, BootControlUnknownError):  # it is told already
+            click.echo(f"does not fit: {fault} [{fault.code}]")
+    if fit.faults:
+        raise MachineUnfitError(f"this machine does not fit the settings in {len(fit.faults)} ways")
 
 
 @config.command("show")

@@ -216,7 +216,8 @@ class TestVerbsThatShow:
             disk=f'"{disk}"',
         )
         said = run(config, "config", "check")
-        assert said.status == EXIT_DONE
+        assert said.status == EXIT_FAILED
+        assert "code: machine-unfit" in said.err
         assert "boot loader: no boot loader is found: custom: slots.custom_command is not" in (
             said.out
         )

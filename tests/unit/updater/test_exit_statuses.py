@@ -106,6 +106,10 @@ def broken(world: World) -> None:
     world.config.write_text("[")
 
 
+def without_disk(world: World) -> None:
+    world.write_settings(disk='"/nowhere"')
+
+
 def held(world: World) -> None:
     typed("bascule hold")(world)
 
@@ -180,6 +184,7 @@ MADE: Final[dict[tuple[str, int], Ends]] = {
     ("bascule permit return", 4): with_etcd("bascule permit return " + "f" * 32),
     ("bascule permit return", 6): after(no_etcd, then="bascule permit return"),
     ("bascule config check", 0): typed("bascule config check"),
+    ("bascule config check", 1): after(without_disk, then="bascule config check"),
     ("bascule config check", 2): after(broken, then="bascule config check"),
     ("bascule config show", 0): typed("bascule config show"),
     ("bascule config show", 2): after(broken, then="bascule config show"),
