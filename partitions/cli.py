@@ -16,6 +16,7 @@ import rich_click as click
 from partitions.attributes import BootBits
 from partitions.disk_image import FirmwareFile, create_disk
 from partitions.disk_settings import slots_settings
+from partitions.errors import OutputUnwritableError
 from partitions.gpt import Entry, Table
 from partitions.layout import DiskLayout, Filesystem, read_layout
 from partitions.loaders import LOADERS, efi
@@ -91,6 +92,11 @@ def create(  # noqa: PLR0913, PLR0917 - click hands over each option as an argum
     """Make a disk file from a LAYOUT (TOML): ESP, slots A and B, state, and a boot loader."""
     if settings and not loader:
         raise click.UsageError("--settings needs --loader: they say how the node speaks to it")
+    if efi_vars and not (loader and LOADERS[loader].started_by_efi):
+        able = ", ".join(name for name, one in sorted(LOADERS.items()) if one.started_by_efi)
+        raise click.UsageError(f"--efi-vars needs a --loader that EFI firmware starts: {able}")
+    if settings:
+        _check_writable(settings)
     read = _with_contents(read_layout(layout), _pairs(folders, "--contents", "LABEL=FOLDER"))
     if seed:
         read = replace(read, seed=seed)
@@ -105,6 +111,29 @@ def create(  # noqa: PLR0913, PLR0917 - click hands over each option as an argum
     if settings and loader:
         settings.write_text(slots_settings(read, LOADERS[loader]))
     _print(output, table, as_json=as_json)
+    if loader and not installs:
+        click.echo("note: nothing is installed in slot A: the disk boots nothing yet", err=True)
+    if loader == "efi" and not efi_vars:
+        click.echo(
+            "note: the firmware's entries are not on the disk: --efi-vars makes them for a virtual "
+            "machine, docs/loaders.md tells how on a real one",
+            err=True,
+        )
+
+
+def _check_writable(path: Path) -> None:
+    """Make sure that a file can be written, before a disk is made or replaced.
+
+    Raises:
+        OutputUnwritableError: it cannot.
+    """
+    is_there = path.exists()
+    try:
+        path.open("ab").close()
+        if not is_there:
+            path.unlink()
+    except OSError as error:
+        raise OutputUnwritableError.because(path, error) from error
 
 
 @disk.command(epilog="Example: bascule-image disk show node.img")

@@ -16,19 +16,20 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import BinaryIO, Final
 
 from partitions.booted import Booted
 from partitions.disk import Access, open_disk
 from partitions.efi_store import with_variables
 from partitions.errors import (
-    DeviceOpenError,
     DeviceReadError,
-    DeviceTooSmallError,
     DeviceWriteError,
     DiskExistsError,
     EfiStoreInvalidError,
+    InputUnreadableError,
     LayoutInvalidError,
+    OutputUnwritableError,
+    PartitionTooSmallError,
 )
 from partitions.filesystems import Node, make_filesystem, tree_of
 from partitions.gpt import Entry, Table
@@ -86,7 +87,8 @@ def create_disk(
             the loader cannot boot from such a layout.
         ContentsInvalidError: a file system cannot hold what is meant for it.
         EfiStoreInvalidError: the file of variables cannot take the loader's.
-        DeviceTooSmallError: an image is larger than its place.
+        PartitionTooSmallError: an image, or the boot files, are larger than their partition.
+        InputUnreadableError, OutputUnwritableError: a path is wrong, or not this user's.
         ToolMissingError, ToolFailedError: a file system or the loader cannot be made.
         DeviceError: reading an image or writing the disk failed.
     """
@@ -130,7 +132,7 @@ def _check_name(output: Path, *, replace: bool) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise DeviceOpenError.because(output, error) from error
+        raise OutputUnwritableError.because(output, error) from error
     if not stat.S_ISREG(mode):
         raise DiskExistsError(f"{output} exists and is no plain file; it is not replaced")
     if not replace:
@@ -151,8 +153,12 @@ def _draft(output: Path, size: int) -> Iterator[Path]:
     """Give a sparse file beside `output` that becomes it, durably, if all goes well."""
     draft = output.with_name(f".{output.name}.draft")
     try:
-        draft.unlink(missing_ok=True)  # of a killed run
-        descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        with contextlib.suppress(OSError):  # then making it says why
+            draft.unlink()  # of a killed run
+        try:
+            descriptor = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputUnwritableError.because(output, error) from error
         try:
             os.ftruncate(descriptor, size)
             yield draft
@@ -220,7 +226,7 @@ def _tree(
         )
     needed = 2 * sizes + sum(len(data) for data in installation.files.values())
     if one.size_bytes and needed > one.size_bytes:
-        raise DeviceTooSmallError(
+        raise PartitionTooSmallError(
             f"partition {one.label} has {one.size_bytes} bytes; the boot files of both slots and "
             f"the loader need {needed}"
         )
@@ -231,7 +237,7 @@ def _size_of(image: Path) -> int:
     try:
         return image.stat().st_size
     except OSError as error:
-        raise DeviceReadError.because(image, 0, error) from error
+        raise InputUnreadableError.because(image, error) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,16 +273,23 @@ class _Work:
 def _copy_in(source: Path, region: Region) -> None:
     """Copy a file into a region of a fresh disk; holes and zeros are not written."""
     try:
-        size = source.stat().st_size
+        size = _size_of(source)
         if size > region.size:
-            raise DeviceTooSmallError(
+            raise PartitionTooSmallError(
                 f"{source} has {size} bytes, partition {region.label} has {region.size}"
             )
-        with source.open("rb") as file, RegionWriter(region, booted=Booted.nothing()) as writer:
+        with _opened(source) as file, RegionWriter(region, booted=Booted.nothing()) as writer:
             for offset, data in _data_of(file.fileno(), size):
                 writer.write_at(offset, data)
     except OSError as error:
         raise DeviceReadError.because(source, 0, error) from error
+
+
+def _opened(source: Path) -> BinaryIO:
+    try:
+        return source.open("rb")
+    except OSError as error:
+        raise InputUnreadableError.because(source, error) from error
 
 
 def _data_of(descriptor: int, size: int) -> Iterator[tuple[int, bytes]]:

@@ -179,6 +179,14 @@ class DeviceTooSmallError(DeviceError):
     hint = "The place must be at least as large as the image; nothing past its end was written."
 
 
+class PartitionTooSmallError(DeviceTooSmallError):
+    """A partition of a disk layout is smaller than what shall go into it."""
+
+    code = "partition-too-small"
+    hint = "Give that partition a larger `size` in the layout."
+    exit_status = EXIT_USAGE
+
+
 class DeviceReadError(DeviceError):
     """The device gave an error, or ended, while it was read."""
 
@@ -371,6 +379,32 @@ class EfiStoreInvalidError(DiskImageError):
     exit_status = EXIT_USAGE
 
 
+class InputUnreadableError(DiskImageError):
+    """A file or folder that shall go on the disk cannot be read."""
+
+    code = "input-unreadable"
+    hint = "Check its path and the rights of this user on it."
+    exit_status = EXIT_USAGE
+
+    @classmethod
+    def because(cls, path: Path, error: OSError) -> Self:
+        """Say which path cannot be read, and why."""
+        return cls(f"{path} cannot be read: {error.strerror or error}")
+
+
+class OutputUnwritableError(DiskImageError):
+    """A file that shall be made cannot be made at that place."""
+
+    code = "output-unwritable"
+    hint = "Check that its folder exists, and that this user may write there."
+    exit_status = EXIT_USAGE
+
+    @classmethod
+    def because(cls, path: Path, error: OSError) -> Self:
+        """Say which path cannot be made, and why."""
+        return cls(f"{path} cannot be made: {error.strerror or error}")
+
+
 class DiskExistsError(DiskImageError):
     """The file to be made is there already."""
 
@@ -383,7 +417,7 @@ class ToolMissingError(DiskImageError):
     """A program or file that makes a file system or a boot loader is not installed."""
 
     code = "tool-missing"
-    hint = "Install it; the section A disk layout of partitions/README.md names the packages."
+    hint = "Install it; partitions/README.md has the packages: A disk layout, A disk that boots."
 
 
 class ToolFailedError(DiskImageError):

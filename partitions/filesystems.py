@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, TypeAlias
 
-from partitions.errors import ContentsInvalidError, DeviceReadError, ToolFailedError
+from partitions.errors import ContentsInvalidError, InputUnreadableError, ToolFailedError
 from partitions.layout import DiskLayout, Filesystem, Partition, Role
 from partitions.tool import run_tool
 
@@ -56,7 +56,7 @@ def tree_of(folder: Path) -> dict[str, Node]:
     Raises:
         ContentsInvalidError: something is no file, folder or symbolic link, or has a name that
             cannot be handed on.
-        DeviceReadError: it cannot be read.
+        InputUnreadableError: it cannot be read.
     """
     tree: dict[str, Node] = {}
     try:
@@ -65,7 +65,7 @@ def tree_of(folder: Path) -> dict[str, Node]:
         if not folder.is_dir():
             raise ContentsInvalidError(f"{folder} is no folder")
     except OSError as error:
-        raise DeviceReadError.because(folder, 0, error) from error
+        raise InputUnreadableError.because(folder, error) from error
     for name in tree:
         if _UNSPEAKABLE & set(name):
             raise ContentsInvalidError(f"{folder}: the name {name!r} has signs that cannot be used")
@@ -105,10 +105,13 @@ def make_filesystem(
     purpose = f"partition {one.label} shall have {one.filesystem.value}"
     seeded = bool(layout.seed)
     command = make(one, size_bytes, layout, identity)
-    run_tool([*command, str(file)], purpose=purpose, seeded=seeded)
-    if tree:
-        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".files-") as stage:
-            fill(file, with_folders(tree), Path(stage), purpose=purpose, seeded=seeded)
+    try:
+        run_tool([*command, str(file)], purpose=purpose, seeded=seeded)
+        if tree:
+            with tempfile.TemporaryDirectory(dir=file.parent, prefix=".files-") as stage:
+                fill(file, with_folders(tree), Path(stage), purpose=purpose, seeded=seeded)
+    except ToolFailedError as error:  # most of all when the files do not fit in
+        raise ToolFailedError(f"partition {one.label}: {error}") from error
 
 
 def volume_id(identity: uuid.UUID) -> str:

@@ -56,7 +56,7 @@ def load_option(slot: BootedBy, esp: Entry) -> bytes:
     return head + path + _text(words)
 
 
-LOADER: Final = Loader(boot_control="efi", prepare=prepare, tries=1)
+LOADER: Final = Loader(boot_control="efi", prepare=prepare, tries=1, started_by_efi=True)
 
 
 def _path(name: str) -> str:

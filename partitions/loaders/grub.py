@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from partitions import grub_block
-from partitions.errors import DeviceTooSmallError, LayoutInvalidError
+from partitions.errors import LayoutInvalidError, PartitionTooSmallError
 from partitions.layout import DiskLayout, Role
 from partitions.loaders.job import BootedBy, Installation, Job, Loader, read_program
 from partitions.tool import run_tool
@@ -99,7 +99,7 @@ def prepare_bios(job: Job) -> Installation:
 
     Raises:
         LayoutInvalidError: there is no such partition, or sectors are not of 512 bytes.
-        DeviceTooSmallError: the core image does not fit into it.
+        PartitionTooSmallError: the core image does not fit into it.
         ToolMissingError, ToolFailedError: GRUB's image cannot be made.
     """
     layout = job.layout
@@ -111,7 +111,7 @@ def prepare_bios(job: Job) -> Installation:
     place = job.entry_of(partition)
     core = _image(job, "i386-pc", "grub-pc-bin", _BIOS_MODULES, f"(,gpt{job.esp.number}){FOLDER}")
     if len(core) > place.sectors * _SECTOR_BYTES:
-        raise DeviceTooSmallError(
+        raise PartitionTooSmallError(
             f"GRUB's image has {len(core)} bytes, partition {partition.label} has "
             f"{place.sectors * _SECTOR_BYTES}"
         )
@@ -139,7 +139,9 @@ def _settings(layout: DiskLayout) -> Mapping[str, str]:
 
 
 BIOS: Final = Loader(boot_control="grubenv", prepare=prepare_bios, settings=_settings)
-EFI: Final = Loader(boot_control="grubenv", prepare=prepare_efi, settings=_settings)
+EFI: Final = Loader(
+    boot_control="grubenv", prepare=prepare_efi, settings=_settings, started_by_efi=True
+)
 
 
 def _image(job: Job, platform: str, package: str, modules: tuple[str, ...], prefix: str) -> bytes:

@@ -101,6 +101,7 @@ class Loader:
         tries: the boots of a trial that the settings ask for.
         needs_kernel: whether it starts the file of the part `kernel`.
         counts_in_table: whether its memory are the boot bits of the GPT.
+        started_by_efi: whether EFI firmware starts it, so that its variables matter.
         marks_esp: whether it looks for a partition that is legacy BIOS bootable.
     """
 
@@ -110,6 +111,7 @@ class Loader:
     tries: int = 3
     needs_kernel: bool = True
     counts_in_table: bool = False
+    started_by_efi: bool = False
     marks_esp: bool = False
 
 

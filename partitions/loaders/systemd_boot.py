@@ -61,4 +61,6 @@ def _settings(layout: DiskLayout) -> Mapping[str, str]:
     return {"boot_folder": layout.boot_folder}
 
 
-LOADER: Final = Loader(boot_control="systemd-boot", prepare=prepare, settings=_settings)
+LOADER: Final = Loader(
+    boot_control="systemd-boot", prepare=prepare, settings=_settings, started_by_efi=True
+)

@@ -5,28 +5,32 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
+import partitions
 from partitions import tool
 from partitions.boot import Places, open_boot_control
 from partitions.cli import disk
 from partitions.errors import (
-    DeviceReadError,
-    DeviceTooSmallError,
-    DeviceWriteError,
     DiskExistsError,
     GptMissingError,
+    InputUnreadableError,
     LayoutInvalidError,
+    OutputUnwritableError,
     PartitionsError,
+    PartitionTooSmallError,
     ToolFailedError,
     ToolMissingError,
 )
 from partitions.slots import PartRef, Slot, SlotLayout, resolve
 
 MIB = 1024 * 1024
+SEARCHED = f"{os.environ.get('PATH', '')}:{tool.SYSTEM_FOLDERS}"
 SLOTS: SlotLayout = {
     Slot.A: {"usr": PartRef(label="USR-A")},
     Slot.B: {"usr": PartRef(label="USR-B")},
@@ -148,7 +152,7 @@ def test_a_disk_that_fails_half_way_leaves_nothing(layout: Path, tmp_path: Path)
     os.truncate(large, 4 * MIB + 1)
     output = tmp_path / "disk.img"
     arguments = ("create", layout, "--output", output, "--install", f"usr={large}")
-    said = _refused(DeviceTooSmallError, *arguments)
+    said = _refused(PartitionTooSmallError, *arguments)
     assert said == f"{large} has 4194305 bytes, partition USR-A has 4194304"
     assert {path.name for path in tmp_path.iterdir()} == {"large.img", "disk.toml"}
 
@@ -159,10 +163,39 @@ def test_a_draft_of_a_killed_run_is_no_obstacle(layout: Path, tmp_path: Path) ->
     assert not (tmp_path / ".disk.img.draft").exists()
 
 
+def test_a_partition_that_boot_files_do_not_fit_into_is_named(
+    layout: Path, image: Path, tmp_path: Path
+) -> None:
+    file = '[[file]]\npart = "kernel"\na = "/a/linux"\nb = "/b/linux"\n'
+    layout.write_text(LAYOUT.replace('"esp"', '"esp"\nfilesystem = "vfat"') + file)
+    installs = ("--install", f"usr={image}", "--install", f"kernel={image}")
+    said = _refused(PartitionTooSmallError, "create", layout, "--output", tmp_path / "d", *installs)
+    assert said.startswith("partition ESP has 2097152 bytes; the boot files of both slots and")
+
+
+def test_a_loader_that_finds_no_system_is_noted(layout: Path, image: Path, tmp_path: Path) -> None:
+    arguments = ("create", layout, "--loader", "gptprio", "--json", "--output")
+    result = _run(*arguments, tmp_path / "empty.img")
+    assert "note: nothing is installed in slot A: the disk boots nothing yet\n" in result.stderr
+    json.loads(result.stdout)
+    assert "note" not in _run(*arguments, tmp_path / "d", "--install", f"usr={image}").stderr
+    assert "note" not in _run("create", layout, "--output", tmp_path / "data.img").stderr
+
+
+def test_entries_of_the_firmware_that_are_nowhere_are_noted(tmp_path: Path) -> None:
+    if not all(shutil.which(name, path=SEARCHED) for name in ("mkfs.vfat", "mkfs.ext4")):
+        pytest.skip("mkfs is not installed (dosfstools, e2fsprogs)")
+    layout = Path(partitions.__file__).parent / "layouts/reference.toml"
+    result = _run("create", layout, "--loader", "efi", "--output", tmp_path / "disk.img")
+    assert result.exit_code == 0, result.output
+    assert "note: the firmware's entries are not on the disk: --efi-vars" in result.stderr
+
+
 def test_an_image_that_is_missing_is_named(layout: Path, tmp_path: Path) -> None:
     missing = tmp_path / "none.img"
     arguments = ("create", layout, "--output", tmp_path / "d", "--install", f"usr={missing}")
-    assert str(missing) in _refused(DeviceReadError, *arguments)
+    said = _refused(InputUnreadableError, *arguments)
+    assert said == f"{missing} cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize("part", ["kernel", "USR"])
@@ -186,8 +219,33 @@ def test_an_install_without_both_halves_is_a_usage_error(
 
 def test_a_folder_that_does_not_exist_is_told(layout: Path, tmp_path: Path) -> None:
     output = tmp_path / "none" / "disk.img"
-    said = _refused(DeviceWriteError, "create", layout, "--output", output)
+    said = _refused(OutputUnwritableError, "create", layout, "--output", output)
     assert said == f"{output} cannot be made: No such file or directory"
+
+
+def test_settings_that_cannot_be_written_are_told_before_the_disk_is_replaced(
+    layout: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "disk.img"
+    output.write_bytes(b"precious")
+    arguments = ("create", layout, "--output", output, "--loader", "gptprio", "--force")
+    nowhere = tmp_path / "none" / "slots.toml"
+    said = _refused(OutputUnwritableError, *arguments, "--settings", nowhere)
+    assert said == f"{nowhere} cannot be made: No such file or directory"
+    assert output.read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("loader", [None, "gptprio", "grub-bios", "uboot"])
+def test_efi_variables_of_a_loader_that_no_efi_starts_are_a_usage_error(
+    layout: Path, tmp_path: Path, loader: str | None
+) -> None:
+    chosen = ("--loader", loader) if loader else ()
+    arguments = ("--output", tmp_path / "d", "--efi-vars", tmp_path / "v", *chosen)
+    words = [str(one) for one in ("create", layout, *arguments)]
+    result = CliRunner().invoke(disk, words, standalone_mode=False)
+    assert isinstance(result.exception, click.UsageError)
+    assert "starts: efi, grub-efi, systemd-boot" in result.exception.format_message()
+    assert [path.name for path in tmp_path.iterdir()] == ["disk.toml"]
 
 
 def test_a_missing_mkfs_is_named_and_nothing_is_left(
@@ -210,7 +268,7 @@ def test_the_words_of_a_failing_mkfs_are_passed_on(
     mkfs.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     said = _refused(ToolFailedError, "create", layout, "--output", tmp_path / "disk.img")
-    assert said == f"{mkfs} ended with status 3: no such luck"
+    assert said == f"partition ESP: {mkfs} ended with status 3: no such luck"
 
 
 def test_show_prints_the_facts_in_words_and_as_json(

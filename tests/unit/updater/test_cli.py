@@ -504,7 +504,7 @@ class TestEachVerbSaysInThreeLines:
         self, shared: World, tmp_path: Path, run: Run
     ) -> None:
         config = bent(shared, tmp_path, boot_control='"lilo"')
-        assert run(config, "status").code == "boot-control"
+        assert run(config, "status").code == "settings-invalid"
 
     def test_that_the_service_cannot_begin(self, shared: World, tmp_path: Path) -> None:
         config = bent(shared, tmp_path, run_folder='"/nowhere"')
