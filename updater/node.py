@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from images.release import ImageFacts
     from partitions.boot import Choice
     from partitions.boot.control import BootControl, BootState
+    from partitions.errors import BootControlError
     from updater.machine import Boot, Machine
     from updater.permit.contract import PermitKeeper
     from updater.settings import Settings
@@ -179,6 +180,17 @@ class Node:
             at=self.clock(),
             version=version,
         )
+
+    def loader_obstacle(self) -> BootControlError | None:
+        """Return why the loader does not go by its memory of the slots, None if it does.
+
+        Raises:
+            PartitionsError: that memory cannot be read.
+        """
+        from partitions.boot import obstacle
+        from updater.assembly import places
+
+        return obstacle(self.loader_choice.name, places(self.settings, self.layout))
 
     def boot(self) -> Boot:
         """Tell which slot runs."""

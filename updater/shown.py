@@ -72,6 +72,7 @@ def slots(node: Node) -> list[Facts]:
     """
     boot = node.boot()
     loader = node.loader.read()
+    trouble = node.loader_obstacle()
     rows: list[Facts] = []
     for slot, state in loader.slots.items():
         rows.append(
@@ -84,6 +85,8 @@ def slots(node: Node) -> list[Facts]:
                 "confirmed": state.confirmed,
                 "loader": node.loader_choice.name,
                 "loader_because": node.loader_choice.because,
+                "obstacle_code": trouble.code if trouble else None,
+                "obstacle_sentence": str(trouble) if trouble else None,
                 **_image(node, slot),
                 "partitions": {part: _part(region) for part, region in node.regions(slot).items()},
             }
@@ -182,6 +185,8 @@ def slot_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
     if rows:
         yield f"loader {rows[0]['loader']}: {rows[0]['loader_because']}"
+        if rows[0]["obstacle_code"]:
+            yield f"attention: {rows[0]['obstacle_sentence']} [{rows[0]['obstacle_code']}]"
 
 
 def _mark(value: object) -> str:

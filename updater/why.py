@@ -117,6 +117,9 @@ def _of_updates(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
         sentence = "checks are manual here: `bascule update` makes one"
         yield _row("update", "checks-manual", sentence, is_open=False)
     yield _confirmed(node)
+    trouble = node.loader_obstacle()
+    if trouble is not None:
+        yield _row("update", trouble.code, str(trouble), is_open=False)
     pin = node.store.read_pin()
     if pin is not None:
         sentence = f"{pin.by} pinned this node to version {pin.version}; `bascule unpin` ends it"

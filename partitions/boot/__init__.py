@@ -15,7 +15,7 @@ from partitions import (
     systemd_boot_firmware,
     uboot_firmware,
 )
-from partitions.boot import custom
+from partitions.boot import custom, systemd_boot
 from partitions.boot.control import BootControl, BootState, SlotState
 from partitions.boot.custom import CustomCommand
 from partitions.boot.detection import AUTO, Choice, choose_loader
@@ -41,6 +41,7 @@ __all__ = [
     "Places",
     "SlotState",
     "choose_loader",
+    "obstacle",
     "open_boot_control",
     "power_on",
 ]
@@ -123,6 +124,19 @@ def open_boot_control(name: str, places: Places, *, booted: Slot | None = None) 
     if keeper is None:
         raise BootControlError(f"no boot control {name!r}; there are: {', '.join(KEEPERS)}")
     return keeper(places, booted)
+
+
+def obstacle(name: str, places: Places) -> BootControlError | None:
+    """Return why the loader of that name does not go by its memory of the slots, None if it does.
+
+    Only systemd-boot has what can come before: a default, and other systems' entries.
+
+    Raises:
+        BootControlError: the loader's memory cannot be read.
+    """
+    if name != "systemd-boot":
+        return None
+    return systemd_boot.obstacle(BootFolder(places.boot_folder))
 
 
 def power_on(name: str, places: Places) -> Slot:

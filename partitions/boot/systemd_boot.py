@@ -232,10 +232,9 @@ class SystemdBootEntries:
 
     def _check_config(self) -> None:
         """Refuse a `default`, with which the loader starts what has no boots left."""
-        config = self._folder.read(_CONFIG) or b""
-        patterns = [value for key, value in lines(config) if key == "default"]
-        if patterns:
-            raise LoaderDefaultError(f"{_CONFIG} says `default {patterns[-1]}`")
+        default = _default_of(self._folder)
+        if default is not None:
+            raise LoaderDefaultError(f"{_CONFIG} says `default {default}`")
 
     def _check_choice(
         self, verb: str, slot: Slot, found: EntriesFound, left: int | None, content: bytes
@@ -296,6 +295,26 @@ class SystemdBootEntries:
         lowest_first = sorted(seen, key=lambda slot: found.seen.index(seen[slot]), reverse=True)
         for version, slot in enumerate(lowest_first, 1):
             self._settle(slot, found, seen[slot].name.left, self._content(slot, version))
+
+
+def obstacle(folder: Folder) -> BootControlError | None:
+    """Return why the loader does not go by the slots' entries, None when it does.
+
+    Raises:
+        BootFolderError: the loader's partition cannot be read.
+    """
+    default = _default_of(folder)
+    if default is not None:
+        return LoaderDefaultError(f"{_CONFIG} says `default {default}`")
+    first = choose(entries(files_of(folder), lambda path: exists(folder, path)))
+    if first is not None and first.name.slot is None:
+        return LoaderForeignError(f"the loader would start {first.name.file}, which is of no slot")
+    return None
+
+
+def _default_of(folder: Folder) -> str | None:
+    config = folder.read(_CONFIG) or b""
+    return next((value for key, value in reversed(lines(config)) if key == "default"), None)
 
 
 def _is_ranked(entry: LoaderEntry) -> bool:

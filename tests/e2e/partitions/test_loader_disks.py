@@ -23,12 +23,12 @@ from partitions.disk_image import FirmwareFile, create_disk
 from partitions.efi_store import variables
 from partitions.errors import (
     ContentsInvalidError,
-    DeviceTooSmallError,
     DiskExistsError,
     EfiStoreInvalidError,
     LayoutInvalidError,
     LoaderTemplateError,
     PartitionsError,
+    PartitionTooSmallError,
     ToolFailedError,
 )
 from partitions.gpt import Entry, Table
@@ -446,7 +446,7 @@ def test_contents_that_a_file_system_cannot_hold_are_refused(
 
 def test_files_that_do_not_fit_are_refused(images: dict[str, Path], tmp_path: Path) -> None:
     os.truncate(images["kernel"], 24 * MIB)
-    said = _refused(DeviceTooSmallError, TINY.read_text(), images, tmp_path)
+    said = _refused(PartitionTooSmallError, TINY.read_text(), images, tmp_path)
     assert "the boot files of both slots and the loader need" in said
     os.truncate(images["kernel"], MIB)
     heavy = tmp_path / "heavy"

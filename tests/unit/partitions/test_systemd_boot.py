@@ -15,6 +15,7 @@ from partitions.boot.systemd_boot import (
     VERSION_MAX,
     SystemdBootEntries,
     entry_content,
+    obstacle,
     template_of,
 )
 from partitions.errors import (
@@ -30,6 +31,7 @@ from tests.sim.boot_folder import FolderSim
 
 A, B = Slot.A, Slot.B
 TEMPLATE = b"title bascule\nlinux /bascule/%s/linux\ninitrd /bascule/%s/initrd\noptions quiet\n"
+CONFIG = "loader/loader.conf"
 KERNELS = {"bascule/a/linux": b"", "bascule/b/linux": b""}
 
 
@@ -271,3 +273,23 @@ class TestRefused:
         with pytest.raises(BootControlError, match="slot a would not boot"):
             control.reject(B)
         assert not folder.cuts
+
+
+class TestWhatComesBeforeTheSlots:
+    def test_nothing_does_by_itself(self) -> None:
+        assert obstacle(disk(**{"bascule-a.conf": made(A, 1)})) is None
+        assert obstacle(disk()) is None
+
+    def test_a_default_does(self) -> None:
+        found = obstacle(disk((CONFIG, b"default other*\n"), **{"bascule-a.conf": made(A, 1)}))
+        assert isinstance(found, LoaderDefaultError)
+        assert str(found) == "loader/loader.conf says `default other*`"
+
+    def test_another_systems_entry_does_when_it_is_the_first(self) -> None:
+        other = b"title other\nlinux /bascule/a/linux\n"
+        entries = {"bascule-a.conf": made(A, 1), "zz.conf": b"sort-key a\n" + other}
+        found = obstacle(disk(**entries))
+        assert isinstance(found, LoaderForeignError)
+        assert "zz.conf" in str(found)
+        later = {"bascule-a.conf": made(A, 1), "zz.conf": b"sort-key z\n" + other}
+        assert obstacle(disk(**later)) is None
