@@ -12,6 +12,7 @@ import pytest
 from tests.sim.etcd import etcd_programs, running_etcd
 from tests.sim.lives import due_now, memory_of
 from tests.sim.world import World, run_until
+from updater import shown
 from updater.agent import Wait
 from updater.engine import Engine
 from updater.lifecycle import State
@@ -271,3 +272,15 @@ def test_the_text_shows_every_condition_and_denial(world: World) -> None:
         assert f"[{row['code']}]" in text
     assert "refuses 2.0.0: a person took version 2.0.0 back" in text
     assert text.startswith(f"state  {State.IDLE.value}\nnext   wait for the next check, until 20")
+
+
+def test_what_systemd_boot_starts_before_the_slots_is_told(tmp_path: Path) -> None:
+    with World(tmp_path, image_size=512 * 1024, boot_control="systemd-boot") as world:
+        node = idle(world)
+        assert "loader-default" not in rows(explain(node), "update")
+        assert shown.slots(node)[0]["obstacle_code"] is None
+        (tmp_path / "boot/loader/loader.conf").write_text("timeout 0\ndefault other.conf\n")
+        assert rows(explain(node), "update")["loader-default"] is False
+        assert [row["obstacle_code"] for row in shown.slots(node)] == ["loader-default"] * 2
+        last = list(shown.slot_lines(shown.slots(node)))[-1]
+        assert last == "attention: loader/loader.conf says `default other.conf` [loader-default]"
