@@ -35,7 +35,7 @@ from updater.gates import (
     examine,
     first_closed,
 )
-from updater.guard import note_confirmed, note_until, patience
+from updater.guard import note_confirmed, note_until, note_way_back, patience
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
@@ -331,15 +331,17 @@ class Node:
     def _tell_guard(self, after: NodeState, loader: BootState) -> None:
         """Let the guard of trials know where this boot stands.
 
-        It must not end a trial that has nothing to go back to, or that nobody ordered.
+        It must not end a trial that has nothing to go back to, or that nobody ordered. The first
+        is said for this boot alone: the marker of an ordered trial outlives what one look at the
+        loader's memory told.
         """
         booted = self.boot().slot
         run_folder = Path(self.settings.node.run_folder)
         if loader.slots[booted].confirmed:
             note_confirmed(run_folder)
-        guarded = after.update is not None and loader.slots[booted.other].armed
-        if after.state is State.TRIAL and guarded:
+        if after.state is State.TRIAL and after.update is not None:
             note_until(run_folder, patience(self.settings.health, self.machine.uptime()))
+            note_way_back(run_folder, there_is_one=loader.slots[booted.other].armed)
         elif after.state in {State.IDLE, State.CHECKING, State.TRIAL}:
             try:
                 self.store.drop_marker()

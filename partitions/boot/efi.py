@@ -24,7 +24,7 @@ from partitions.efi_firmware import (
     packed,
 )
 from partitions.efi_variables import Variables
-from partitions.errors import BootControlError, EfiEntryError, SlotBootedError
+from partitions.errors import BootControlError, EfiEntryError, EfiVariableError, SlotBootedError
 from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -52,8 +52,13 @@ class EfiBootEntries:
         """Return what the firmware remembers and would do next.
 
         A slot without an entry is not armed; one that is not active is not found in BootOrder.
+
+        Raises:
+            EfiVariableError: the variables cannot be read, or there is no boot entry at all.
         """
         memory = FirmwareMemory.of(self._variables)
+        if not memory.options:  # an empty mount point is no firmware that remembers nothing
+            raise EfiVariableError("there is no boot entry at all: efivarfs is not mounted")
         return BootState(
             target=memory.next.slot if memory.next else None,
             slots={slot: _state(memory, slot) for slot in Slot},

@@ -116,6 +116,12 @@ class TestTheVerbs:
 
 
 class TestEntries:
+    def test_an_empty_mount_point_is_no_firmware_that_remembers_nothing(self) -> None:
+        with pytest.raises(EfiVariableError, match="not mounted"):
+            EfiBootEntries(VariablesSim({BOOT_ORDER: packed([0])})).read()
+        state = EfiBootEntries(VariablesSim({"Boot0003": boot_option("UEFI Shell")})).read()
+        assert state.slots == dict.fromkeys(Slot, NOT_ARMED)
+
     def test_a_slot_without_an_entry_is_not_armed_and_refused(self) -> None:
         variables = firmware(0, 1, Boot0001=b"")
         control = EfiBootEntries(variables, booted=A)
