@@ -39,7 +39,7 @@ from updater.guard import note_confirmed, note_until, note_way_back, patience
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
-from updater.rooms import AnyRoomError
+from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.state import Failure, NodeState, Report, Store
 from updater.trial_marker import TrialMarker
 
@@ -302,6 +302,8 @@ class Node:
             )
         self._keep_recovered(after)
         self._tell_guard(after, loader)
+        if found.event is Event.BOOTED_UNTRIED:
+            self._arm_again(after, loader)
         if after.state is not node.state:
             log.info(
                 "state recovered from=%s to=%s by=%s",
@@ -326,7 +328,19 @@ class Node:
             guarded_in=marker.guarded_in if marker is not None else "",
             denied=denied,
             kernel_logs=self.machine.kernel_logs(update.began),
+            counts_once=self.loader.max_tries == 1,
         )
+
+    def _arm_again(self, after: NodeState, loader: BootState) -> None:
+        """Arm what a loader forgot without a trial; what fails now is done before the reboot."""
+        slot = Slot(after.update.slot) if after.update is not None else None
+        if slot is None or loader.target is slot:
+            return
+        log.warning("slot was not tried and is armed again slot=%s", slot.value)
+        try:
+            self.arm(slot)
+        except ROOM_ERRORS as error:
+            log.warning("slot is not armed again yet code=%s why=%s", error.code, error)
 
     def _tell_guard(self, after: NodeState, loader: BootState) -> None:
         """Let the guard of trials know where this boot stands.

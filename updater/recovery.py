@@ -58,12 +58,18 @@ def recover(
         evidence: what else a failed trial left behind.
     """
     event = _event(node, boot, loader)
+    lost = event is Event.BOOTED_OLD and _may_be_lost(node, evidence)
+    if lost:
+        event = Event.BOOTED_UNTRIED
     changes: dict[str, object] = {"state": step(node.state, event), "boot_id": boot.boot_id}
     if event is not Event.RESTARTED:
         changes |= {"reboot_ordered": False, "waiting_code": "", "waiting_sentence": ""}
     if node.boot_id != boot.boot_id:
         changes |= {"healthy_boot": ""}
-    changes |= {"update": _carried_on(node, event, evidence)}
+    update = _carried_on(node, event, evidence)
+    if lost and update is not None:
+        update = msgspec.structs.replace(update, lost_once=True)
+    changes |= {"update": update}
     fallen_back: tuple[Update, Failure] | None = None
     if event is Event.BOOTED_OLD and _was_chosen(node) and node.update is not None:
         failure = cause_of(node, node.update, loader, evidence, now=now)
@@ -105,6 +111,19 @@ def _still_to_be_tried(node: NodeState, loader: BootState) -> bool:
     if node.update is None or target is None or target.value != node.update.slot:
         return False
     return loader.slots[target].tries_left > 0
+
+
+def _may_be_lost(node: NodeState, evidence: Evidence) -> bool:
+    """Tell whether somebody else may have used up the one boot that the loader counts.
+
+    Nobody looked at the loader's memory before this reboot, as we do before ours, and nothing is
+    left of a boot of the new slot. Then it is tried again, once: it may have failed, too.
+    """
+    update = node.update
+    if update is None or not evidence.counts_once or node.state is not State.ARMED:
+        return False
+    seen = update.tries_used > 0 or evidence.guarded_in or evidence.denied is not None
+    return not (seen or update.withdrawn or update.lost_once)
 
 
 def _never_armed(node: NodeState, loader: BootState) -> bool:

@@ -80,6 +80,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         forced: a person ordered it; a denied version may run.
         pinned: a person wants this version and no other.
         withdrawn: we are about to disarm it: the boot of the old slot is no failure of its.
+        lost_once: a loader that counts one boot had forgotten it, perhaps without a boot of it.
         downloaded: bytes fetched so far, over all attempts.
         attempts: installs begun.
     """
@@ -102,6 +103,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     forced: bool = False
     pinned: bool = False
     withdrawn: bool = False
+    lost_once: bool = False
     downloaded: Count = 0
     attempts: Count = 0
 
