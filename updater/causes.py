@@ -121,8 +121,7 @@ def _concluded(
         return (
             BOOT_FAILED,
             "was not booted, or never came as far as its service",
-            "A firmware update or a person may have used BootNext; else a panic, a hang or a "
-            "damaged image: look at the console of that boot.",
+            "Somebody else may have used BootNext; else a panic, a hang or a damaged image.",
         )
     return (
         BOOT_FAILED,

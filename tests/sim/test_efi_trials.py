@@ -126,7 +126,9 @@ def test_a_version_that_is_taken_back_is_not_armed_again(world: World) -> None:
     run_until(engine, "reboot-manual")
     node = engine.node
     with node.locked() as memory:
-        memory = node.keep(memory, update=msgspec.structs.replace(memory.update, withdrawn=True))
+        assert memory.update is not None
+        update = msgspec.structs.replace(memory.update, withdrawn=True)
+        memory = node.keep(memory, update=update)
         node.loader.disarm(Slot.B)
         rebooting.reboot(node, memory)
     assert node.loader.read().target is Slot.A
