@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from partitions.slots import Slot
 from updater.checking import withdraw
 from updater.errors import (
     EXIT_NOTHING,
@@ -28,6 +27,7 @@ from updater.state import Failure, NodeState, Report, SlotRecord, Update
 
 if TYPE_CHECKING:
     from images.release import ImageFacts
+    from partitions.slots import Slot
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _arm_again(node: Node, memory: NodeState) -> None:
     update = memory.update
     if update is None or update.withdrawn:
         return
-    slot, target = Slot(update.slot), node.loader.read().target
+    slot, target = node.boot().slot.other, node.loader.read().target
     if target is not slot:
         found = target.value if target is not None else ""
         log.warning("slot is not the target any more slot=%s target=%s", slot.value, found)

@@ -58,18 +58,15 @@ def recover(
         evidence: what else a failed trial left behind.
     """
     event = _event(node, boot, loader)
-    lost = event is Event.BOOTED_OLD and _may_be_lost(node, evidence)
-    if lost:
-        event = Event.BOOTED_UNTRIED
+    again = _to_be_tried_again(node, evidence) if event is Event.BOOTED_OLD else None
+    if again is not None:
+        node, event = msgspec.structs.replace(node, update=again), Event.BOOTED_UNTRIED
     changes: dict[str, object] = {"state": step(node.state, event), "boot_id": boot.boot_id}
     if event is not Event.RESTARTED:
         changes |= {"reboot_ordered": False, "waiting_code": "", "waiting_sentence": ""}
     if node.boot_id != boot.boot_id:
         changes |= {"healthy_boot": ""}
-    update = _carried_on(node, event, evidence)
-    if lost and update is not None:
-        update = msgspec.structs.replace(update, lost_once=True)
-    changes |= {"update": update}
+    changes |= {"update": _carried_on(node, event, evidence)}
     fallen_back: tuple[Update, Failure] | None = None
     if event is Event.BOOTED_OLD and _was_chosen(node) and node.update is not None:
         failure = cause_of(node, node.update, loader, evidence, now=now)
@@ -113,17 +110,19 @@ def _still_to_be_tried(node: NodeState, loader: BootState) -> bool:
     return loader.slots[target].tries_left > 0
 
 
-def _may_be_lost(node: NodeState, evidence: Evidence) -> bool:
-    """Tell whether somebody else may have used up the one boot that the loader counts.
+def _to_be_tried_again(node: NodeState, evidence: Evidence) -> Update | None:
+    """Return the update whose one boot somebody else may have used up, None when nobody did.
 
     Nobody looked at the loader's memory before this reboot, as we do before ours, and nothing is
     left of a boot of the new slot. Then it is tried again, once: it may have failed, too.
     """
     update = node.update
     if update is None or not evidence.counts_once or node.state is not State.ARMED:
-        return False
+        return None
     seen = update.tries_used > 0 or evidence.guarded_in or evidence.denied is not None
-    return not (seen or update.withdrawn or update.lost_once)
+    if seen or update.withdrawn or update.lost_once:
+        return None
+    return msgspec.structs.replace(update, lost_once=True)
 
 
 def _never_armed(node: NodeState, loader: BootState) -> bool:

@@ -75,12 +75,12 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         tries_used: boots of the new slot so far.
         tries_given_back: clean shutdowns in the trial that were not counted.
         shut_down_in: the last boot of the trial that ended by an orderly shutdown.
+        lost_once: a loader that counts one boot had forgotten it, perhaps without a boot of it.
         guarded_in: the last boot that the guard had ended when the present one began.
         rollback: a person chose the other slot; nothing is downloaded.
         forced: a person ordered it; a denied version may run.
         pinned: a person wants this version and no other.
         withdrawn: we are about to disarm it: the boot of the old slot is no failure of its.
-        lost_once: a loader that counts one boot had forgotten it, perhaps without a boot of it.
         downloaded: bytes fetched so far, over all attempts.
         attempts: installs begun.
     """
@@ -97,13 +97,13 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     size: Count = 0
     tries_used: Count = 0
     tries_given_back: Count = 0
+    lost_once: bool = False
     shut_down_in: str = ""
     guarded_in: str = ""
     rollback: bool = False
     forced: bool = False
     pinned: bool = False
     withdrawn: bool = False
-    lost_once: bool = False
     downloaded: Count = 0
     attempts: Count = 0
 
