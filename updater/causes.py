@@ -35,11 +35,13 @@ class Evidence:
         denied: why the update's version is refused here already; written before all else when a
             trial is judged.
         kernel_logs: where the kernel's last words before a crash are kept.
+        counts_once: the loader counts one boot, and others may take it: the firmware's BootNext.
     """
 
     guarded_in: str = ""
     denied: Failure | None = None
     kernel_logs: Sequence[str] = ()
+    counts_once: bool = False
 
 
 def cause_of(
@@ -114,6 +116,12 @@ def _concluded(
             FELL_BACK,
             "was not booted, though its tries were not spent",
             "Somebody chose another slot: look at the boot menu and the boot order.",
+        )
+    if evidence.counts_once and not seen:
+        return (
+            BOOT_FAILED,
+            "was not booted, or never came as far as its service",
+            "Somebody else may have used BootNext; else a panic, a hang or a damaged image.",
         )
     return (
         BOOT_FAILED,

@@ -1,4 +1,4 @@
-"""What the guard of trials has to know: a marker that outlives the boot, and two notes of a boot.
+"""What the guard of trials has to know: a marker that outlives the boot, and three notes of a boot.
 
 The guard (`system/usr/lib/bascule/guard`) is a shell script that a timer starts: it ends a trial
 whose service does not. It cannot ask this program, which may be what is broken, so what it needs
@@ -11,6 +11,7 @@ is left for it in plain lines. Decision 0011 has the reasons.
     <run folder>/confirmed     the booted slot is confirmed in the loader's memory
     <run folder>/trial-until   the uptime in seconds until which a service that came up ends the
                                trial by itself
+    <run folder>/no-way-back   the loader has no other slot to boot: a reboot would lose the machine
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 CONFIRMED_FILE: Final = "confirmed"
 UNTIL_FILE: Final = "trial-until"
+NO_WAY_BACK_FILE: Final = "no-way-back"
 GOING_BACK: Final = timedelta(minutes=7)  # for a permit to go back with, and an orderly shutdown
 
 
@@ -61,5 +63,17 @@ def note_until(run_folder: Path, until: timedelta) -> None:
         run_folder.mkdir(parents=True, exist_ok=True)
         draft.write_text(f"{int(until.total_seconds())}\n")
         draft.replace(path)
+    except OSError as error:
+        log.warning("the guard is not told why=%s", error)
+
+
+def note_way_back(run_folder: Path, *, there_is_one: bool) -> None:
+    """Say whether the loader has another slot to boot, as far as this look at its memory tells."""
+    path = run_folder / NO_WAY_BACK_FILE
+    try:
+        if there_is_one:
+            path.unlink(missing_ok=True)
+        else:
+            path.touch(mode=0o644)
     except OSError as error:
         log.warning("the guard is not told why=%s", error)

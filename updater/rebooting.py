@@ -88,7 +88,10 @@ def reboot(node: Node, memory: NodeState) -> NodeState:
 
     Raises:
         MachineError: the reboot command failed; the memory is ARMED again.
+        PartitionsError: the loader would boot something else, and cannot be told.
     """
+    if not is_falling_back(node, memory):
+        _arm_again(node, memory)
     if memory.state is State.ARMED:
         memory = node.advance(memory, Event.PERMITTED)
         version = memory.update.version if memory.update else ""
@@ -101,6 +104,21 @@ def reboot(node: Node, memory: NodeState) -> NodeState:
             node.advance(memory, Event.NOT_REBOOTED, last_failure=node.failure(error))
         raise
     return memory
+
+
+def _arm_again(node: Node, memory: NodeState) -> None:
+    """Make the update's slot the target once more, if something else has become it since.
+
+    Firmware updates and people use the firmware's BootNext as well.
+    """
+    update = memory.update
+    if update is None or update.withdrawn:
+        return
+    slot, target = node.boot().slot.other, node.loader.read().target
+    if target is not slot:
+        found = target.value if target is not None else ""
+        log.warning("slot is not the target any more slot=%s target=%s", slot.value, found)
+        node.arm(slot)
 
 
 def note_no_reboot(node: Node, memory: NodeState) -> NodeState:

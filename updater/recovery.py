@@ -58,6 +58,9 @@ def recover(
         evidence: what else a failed trial left behind.
     """
     event = _event(node, boot, loader)
+    again = _to_be_tried_again(node, evidence) if event is Event.BOOTED_OLD else None
+    if again is not None:
+        node, event = msgspec.structs.replace(node, update=again), Event.BOOTED_UNTRIED
     changes: dict[str, object] = {"state": step(node.state, event), "boot_id": boot.boot_id}
     if event is not Event.RESTARTED:
         changes |= {"reboot_ordered": False, "waiting_code": "", "waiting_sentence": ""}
@@ -105,6 +108,21 @@ def _still_to_be_tried(node: NodeState, loader: BootState) -> bool:
     if node.update is None or target is None or target.value != node.update.slot:
         return False
     return loader.slots[target].tries_left > 0
+
+
+def _to_be_tried_again(node: NodeState, evidence: Evidence) -> Update | None:
+    """Return the update whose one boot somebody else may have used up, None when nobody did.
+
+    Nobody looked at the loader's memory before this reboot, as we do before ours, and nothing is
+    left of a boot of the new slot. Then it is tried again, once: it may have failed, too.
+    """
+    update = node.update
+    if update is None or not evidence.counts_once or node.state is not State.ARMED:
+        return None
+    seen = update.tries_used > 0 or evidence.guarded_in or evidence.denied is not None
+    if seen or update.withdrawn or update.lost_once:
+        return None
+    return msgspec.structs.replace(update, lost_once=True)
 
 
 def _never_armed(node: NodeState, loader: BootState) -> bool:

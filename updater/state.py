@@ -75,6 +75,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         tries_used: boots of the new slot so far.
         tries_given_back: clean shutdowns in the trial that were not counted.
         shut_down_in: the last boot of the trial that ended by an orderly shutdown.
+        lost_once: a loader that counts one boot had forgotten it, perhaps without a boot of it.
         guarded_in: the last boot that the guard had ended when the present one began.
         rollback: a person chose the other slot; nothing is downloaded.
         forced: a person ordered it; a denied version may run.
@@ -96,6 +97,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     size: Count = 0
     tries_used: Count = 0
     tries_given_back: Count = 0
+    lost_once: bool = False
     shut_down_in: str = ""
     guarded_in: str = ""
     rollback: bool = False
