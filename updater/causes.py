@@ -118,5 +118,5 @@ def _concluded(
     return (
         BOOT_FAILED,
         "never came as far as its service, or that could not write anything",
-        "A panic, a hang or a damaged image: look at the console of that boot.",
+        "A panic, a hang, a damaged image or a loss of power: look at the console of that boot.",
     )

@@ -63,8 +63,8 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "Look at the boot menu and the boot order; `bascule update --force` tries again.",
         ),
         "trial-boot-failed": Condition(
-            "The new slot was booted and never came as far as its service: a panic, a hang, or a "
-            "damaged image; or that service could not write anything.",
+            "The new slot was booted and never came as far as its service: a panic, a hang, a "
+            "damaged image, or a loss of power; or that service could not write anything.",
             "Look at the console of that boot; the hint names what the kernel left in pstore.",
         ),
         "trial-guarded": Condition(

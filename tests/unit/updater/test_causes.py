@@ -132,3 +132,10 @@ def test_the_kernels_last_words_are_named_where_they_may_help() -> None:
 def test_every_cause_is_documented_and_a_rollback_to_every_server(code: str) -> None:
     assert code in STEPS
     assert number_of(code) is EngineError.ROLLBACK
+
+
+@pytest.mark.parametrize(("state", "update"), [(State.REBOOTING, {}), (State.TRIAL, CAME_UP)])
+def test_a_trial_that_ended_without_a_word_may_have_lost_its_power(
+    state: State, update: Mapping[str, object]
+) -> None:
+    assert "a loss of power" in cause(state, update).hint
