@@ -113,7 +113,8 @@ def note_no_reboot(node: Node, memory: NodeState) -> NodeState:
 def give_try_back(node: Node, memory: NodeState) -> NodeState:
     """Give the loader's try back when a person shuts the machine down during a trial.
 
-    Only as often as `TRIES_GIVEN_BACK_MAX`, so that a trial still ends.
+    Only as often as `TRIES_GIVEN_BACK_MAX`, so that a trial still ends. A slot that the loader has
+    as confirmed already needs none: its confirmation was merely not noted to the end.
 
     Raises:
         PartitionsError: the loader's memory cannot be written.
@@ -122,14 +123,16 @@ def give_try_back(node: Node, memory: NodeState) -> NodeState:
     if memory.state is not State.TRIAL or update is None:
         return memory
     boot = node.boot()
+    booted = node.loader.read().slots[boot.slot]
+    if booted.confirmed:
+        return memory
     marker = node.store.read_marker()
     if marker is not None and marker.guarded_in == boot.boot_id:
         return memory  # not a person: the guard ends this trial
     update = msgspec.structs.replace(update, shut_down_in=boot.boot_id)
     if update.tries_given_back >= TRIES_GIVEN_BACK_MAX:
         return node.keep(memory, update=update)
-    slot = boot.slot
-    left = node.loader.read().slots[slot].tries_left
+    slot, left = boot.slot, booted.tries_left
     given = update.tries_given_back + 1
     memory = node.keep(memory, update=msgspec.structs.replace(update, tries_given_back=given))
     node.loader.arm(slot, tries=min(left + 1, node.loader.max_tries))
