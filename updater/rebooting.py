@@ -336,6 +336,10 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
     boot = node.boot()
     running = node.running()
     other = boot.slot.other
+    if memory.unverified is not None and memory.unverified.slot == other.value:
+        raise RollbackRefusedError(  # whatever the loader's memory has come to say of it
+            f"an install into slot {other.value} was begun and not verified"
+        )
     if not node.loader.read().slots[other].confirmed:
         raise RollbackRefusedError(f"slot {other.value} holds no system that was confirmed")
     facts = node.machine.image_facts(other)

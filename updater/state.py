@@ -80,6 +80,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         forced: a person ordered it; a denied version may run.
         pinned: a person wants this version and no other.
         withdrawn: we are about to disarm it: the boot of the old slot is no failure of its.
+        verified: the slot was read back and is whole; noted before it is armed.
         downloaded: bytes fetched so far, over all attempts.
         attempts: installs begun.
     """
@@ -102,6 +103,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     forced: bool = False
     pinned: bool = False
     withdrawn: bool = False
+    verified: bool = False
     downloaded: Count = 0
     attempts: Count = 0
 
@@ -143,12 +145,29 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
     rollback_index: int
 
 
+class Unverified(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot that an install began to write and that was not read back since.
+
+    Whatever a loader's memory says of it, or whoever boots it: it may not be trusted.
+
+    Attributes:
+        slot: "a" or "b".
+        booted_in: the last boot that came up in it, empty for none.
+        boots: how many did.
+    """
+
+    slot: SlotName
+    booted_in: str = ""
+    boots: Count = 0
+
+
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """The node's memory, one value.
 
     Attributes:
         boot_id: the boot in which this was written.
         writer: the process that wrote it.
+        unverified: a slot that may hold half an image, from its first byte until it is armed.
         permit: "none", "held", or "unknown" after the memory was lost.
         reboot_ordered: a person ordered the reboot; gates still hold, the manual policy does not.
         newer_since: since when the channel names something newer than what runs.
@@ -162,6 +181,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     writer: str = ""
     update: Update | None = None
     slots: dict[str, SlotRecord] = {}
+    unverified: Unverified | None = None
     permit: Literal["none", "held", "unknown"] = "unknown"
     reboot_ordered: bool = False
     healthy_boot: str = ""

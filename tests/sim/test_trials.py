@@ -29,6 +29,7 @@ from updater.checking import ArmedAlreadyError, withdraw
 from updater.daemon import Daemon
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
 from updater.errors import EXIT_ARMED, IllegalTransitionError, StateError
+from updater.install import ReadBackError
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE, STOPPING_FILE
 from updater.metrics import render
@@ -755,6 +756,48 @@ class TestRollingBack:
         with pytest.raises(RollbackRefusedError, match="slot b holds no system that was confirmed"):
             self.roll_back(node)
         assert node.loader.read().target is Slot.A
+
+    def test_to_a_slot_that_was_half_written_is_refused(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Though the loader calls it confirmed: firmware may put every entry into its order."""
+        node = self.on_2(world)
+        world.release("3.0.0", rollback_index=2)
+        due_now(world)
+
+        def lost(*_: object, **__: object) -> None:
+            raise ReadBackError("the disk loses what it is given")
+
+        monkeypatch.setattr(updating, "verify_slot", lost)
+        with pytest.raises(ReadBackError):
+            Engine(node=node).step()
+        somebody = GptPriorities(world.disk, node.layout)
+        somebody.confirm(Slot.A)
+        somebody.confirm(Slot.B)
+        for again in (node, new_process(world, monkeypatch), world.boot()):
+            before = again.loader.read()
+            with pytest.raises(RollbackRefusedError, match="slot a was begun and not verified"):
+                self.roll_back(again)
+            assert (again.loader.read(), memory_of(world).state) == (before, State.IDLE)
+
+    def test_to_a_slot_that_was_written_whole_after_half_of_it_is_none_of_that(
+        self, world: World
+    ) -> None:
+        node = self.on_2(world)
+        data = world.release("3.0.0", rollback_index=1)
+        world.payloads.manners = Manners(flip_at=len(data) - 20)
+        due_now(world)
+        with pytest.raises(PayloadSignatureError):
+            Engine(node=node).step()
+        assert memory_of(world).unverified is not None
+        world.payloads.manners = Manners()
+        due_now(world)
+        run_until(Engine(node=world.node()), "reboot-manual")
+        assert memory_of(world).unverified is None
+        world.boot()
+        live(world)
+        assert world.node().running().version == "3.0.0"
+        assert self.roll_back(world.node()).state is State.ARMED
 
     def test_is_refused_during_a_trial(self, world: World) -> None:
         node = on_trial(world)
