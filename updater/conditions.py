@@ -89,6 +89,13 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "The trial ended before any look at the health came to an end.",
             "Look at `health.deadline_secs` and at how long the checks take.",
         ),
+        "slot-unverified": Condition(
+            "Somebody, or the firmware's own order, booted a slot that an install began to write "
+            "and never verified. The node goes back to the other slot, once; then it stays and "
+            "waits. The slot is never confirmed by itself, and no version is refused for it.",
+            "Boot the other slot, and look at the boot menu and the boot order; `bascule confirm` "
+            "only if you know that the slot is whole.",
+        ),
         "rolled-back": Condition(
             "A person took the version back.", "`bascule update --force` takes it all the same."
         ),
