@@ -27,6 +27,7 @@ from updater.agent import Wait
 from updater.bus.view import properties
 from updater.checking import ArmedAlreadyError, withdraw
 from updater.daemon import Daemon
+from updater.download import DownloadStoppedError
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
 from updater.errors import EXIT_ARMED, IllegalTransitionError, StateError
 from updater.install import ReadBackError
@@ -336,6 +337,90 @@ class TestASteadyTime:
         with steady.node.locked() as found:
             rebooting.confirm(steady.node, found)
         assert steady.node.loader.read().slots[Slot.B] == CONFIRMED
+
+
+class TestABootOfAHalfWrittenSlot:
+    """Somebody's boot menu, or the firmware's own order, chooses what nobody armed."""
+
+    @pytest.fixture(params=["power", "read-back"])
+    def half_written(
+        self, request: pytest.FixtureRequest, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> World:
+        """A node whose install of 2.0.0 ended before the slot was verified."""
+        ends = {"power": DownloadStoppedError, "read-back": ReadBackError}[request.param]
+
+        def ended(*_: object, **__: object) -> None:
+            raise ends("before the slot was verified")
+
+        world.release("2.0.0", rollback_index=2)
+        due_now(world)
+        with monkeypatch.context() as patched:
+            patched.setattr(updating, "verify_slot", ended)
+            with pytest.raises(ends):
+                Engine(node=world.node()).step()
+        return world
+
+    def choose(self, world: World) -> Node:
+        GptPriorities(world.disk, world.node().layout).arm(Slot.B, tries=1)
+        node = world.boot()
+        assert node.boot().slot is Slot.B
+        return node
+
+    def test_goes_back_at_once_and_blames_no_version(self, half_written: World) -> None:
+        world = half_written
+        engine = Engine(node=self.choose(world))
+        run_until(engine, "rebooting", steps=2)
+        assert engine.node.loader.read().slots[Slot.B] == DISARMED
+        node = world.boot()
+        assert node.boot().slot is Slot.A
+        found = memory(node)
+        assert (found.state, node.store.read_denied()) == (State.IDLE, {})
+        assert found.last_failure is not None
+        assert found.last_failure.code == "slot-unverified"
+        with node.locked() as found, pytest.raises(RollbackRefusedError):
+            rebooting.roll_back(node, found)
+        due_now(world)
+        live(world)
+        assert world.node().running().version == "2.0.0"
+        assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+
+    def test_that_comes_again_stays_and_is_never_confirmed_by_itself(
+        self, half_written: World
+    ) -> None:
+        world = half_written
+        run_until(Engine(node=self.choose(world)), "rebooting", steps=2)
+        assert memory(world.boot()).state is State.IDLE
+        engine = Engine(node=self.choose(world))
+        for _ in range(2):
+            run_until(engine, "slot-unverified", steps=2)
+            let_time_pass(world)
+        assert memory_of(world).state is State.TRIAL
+        assert not engine.node.loader.read().slots[Slot.B].confirmed
+        status = "\n".join(shown.status_lines(shown.status(engine.node)))
+        assert "was never verified" in status
+        with engine.node.locked() as found:
+            rebooting.confirm(engine.node, found)
+        assert memory_of(world).unverified is None
+        assert engine.node.loader.read().slots[Slot.B] == CONFIRMED
+
+    def test_stays_where_there_is_nothing_to_go_back_to(self, half_written: World) -> None:
+        world = half_written
+        node = self.choose(world)
+        somebody = GptPriorities(world.disk, node.layout)
+        somebody.arm(Slot.B, tries=1)
+        somebody.disarm(Slot.A)
+        run_until(Engine(node=node), "slot-unverified", steps=2)
+        assert memory_of(world).state is State.TRIAL
+
+    def test_is_marked_though_the_loader_calls_it_confirmed(self, half_written: World) -> None:
+        world = half_written
+        GptPriorities(world.disk, world.node().layout).confirm(Slot.B)
+        node = world.boot()
+        assert node.boot().slot is Slot.B
+        run_until(Engine(node=node), "rebooting", steps=2)
+        node = world.boot()
+        assert node.boot().slot is Slot.A
+        assert memory(node).state is State.IDLE
 
 
 class TestATrialThatNobodyJudged:

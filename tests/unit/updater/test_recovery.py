@@ -404,10 +404,12 @@ def test_a_slot_that_an_install_began_to_write_is_on_no_common_trial_before_it_i
     node: NodeState, loader: BootState, slot: Slot
 ) -> None:
     """The trial of one that may be half an image is marked as such, and so never confirmed."""
-    not_armed = node.state in {State.IDLE, State.CHECKING, State.INSTALLING, State.VERIFYING}
+    node = msgspec.structs.replace(node, boot_id="boot-1")
+    writing = node.state in {State.INSTALLING, State.VERIFYING}
     begun = node.unverified is not None and node.unverified.slot == slot.value
-    verified = node.update is not None and node.update.verified and node.update.slot == slot.value
-    if not_armed and begun and not (verified and node.state not in {State.IDLE, State.CHECKING}):
+    update = node.update
+    whole = writing and update is not None and update.verified and update.slot == slot.value
+    if begun and not whole and (writing or node.state in {State.IDLE, State.CHECKING}):
         after = found(node, loader, slot=slot).node
         assert after.state is State.TRIAL
         assert after.unverified is not None
