@@ -73,9 +73,16 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "Look at `journalctl -u bascule` of that boot.",
         ),
         "trial-reset": Condition(
-            "The new slot came up and ended before it was judged, without an orderly shutdown: a "
-            "crash of the kernel, a watchdog, or a loss of power.",
+            "The new slot came up and ended before it was judged, without an orderly shutdown, for "
+            "the second time, or once with last words of the kernel: a crash of the kernel, a "
+            "watchdog, or a loss of power.",
             "Look at the console of that boot; `bascule update --force` tries again.",
+        ),
+        "reset-once": Condition(
+            "The new slot came up and ended before it was judged, without an orderly shutdown, for "
+            "the first time, and the kernel left no last words: most likely a loss of power.",
+            "Nothing; the version is tried once more when it is offered again, and refused "
+            "(`trial-reset`) if that trial ends like this, too.",
         ),
         "trial-shut-down": Condition(
             "People shut the machine down during the trial more often than is given back.",

@@ -244,6 +244,7 @@ def confirm(node: Node, memory: NodeState) -> NodeState:
         update=None,
         slots=memory.slots | {boot.slot.value: record},
         unverified=None if _is_of(memory.unverified, boot.slot) else memory.unverified,
+        reset_versions=tuple(name for name in memory.reset_versions if name != running.version),
         healthy_boot=boot.boot_id,
         last_failure=None,
         last_check_code="",

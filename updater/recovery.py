@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from updater.causes import Evidence, cause_of
+from updater.causes import RESET_ONCE, Evidence, cause_of
 from updater.lifecycle import Event, State, step
-from updater.state import Failure, NodeState, Unverified, Update
+from updater.state import RESETS_MAX, Failure, NodeState, Unverified, Update
 
 if TYPE_CHECKING:
     from partitions.boot.control import BootState
@@ -35,7 +35,8 @@ class Recovery:
     Attributes:
         node: the new memory, to be written first.
         event: what happened, in the lifecycle's words.
-        fallen_back: the update that did not hold, with why; to be denied and reported.
+        fallen_back: the update that did not hold, with why; to be reported, and denied
+            unless a reset is forgiven.
     """
 
     node: NodeState
@@ -73,6 +74,9 @@ def recover(
         failure = cause_of(node, node.update, loader, evidence, now=now)
         changes |= {"last_failure": failure}
         fallen_back = (node.update, failure)
+        if failure.code == RESET_ONCE:  # tried again as soon as it is offered again
+            versions = (*node.reset_versions, node.update.version)[-RESETS_MAX:]
+            changes |= {"reset_versions": versions, "next_check": None, "checks_failed": 0}
     after = msgspec.structs.replace(node, **changes)
     return Recovery(node=after, event=event, fallen_back=fallen_back)
 

@@ -41,6 +41,7 @@ HISTORY_MAX_LINES: Final = 1000
 HISTORY_KEPT_LINES: Final = 500
 DENIED_MAX: Final = 64
 REPORTS_MAX: Final = 64
+RESETS_MAX: Final = 16
 _NONSENSE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of any bytes
 
 T = TypeVar("T")
@@ -172,6 +173,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
         reboot_ordered: a person ordered the reboot; gates still hold, the manual policy does not.
         newer_since: since when the channel names something newer than what runs.
         healthy_boot: the boot id whose health was shown.
+        reset_versions: those of which one trial ended by a reset, newest last; not refused for it.
         failed_version, failed_times: installs of one version that failed in a row.
     """
 
@@ -191,6 +193,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     next_check: Instant | None = None
     newer_since: Instant | None = None
     checks_failed: Count = 0
+    reset_versions: tuple[str, ...] = ()
     failed_version: str = ""
     failed_times: Count = 0
     last_failure: Failure | None = None

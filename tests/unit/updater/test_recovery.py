@@ -15,7 +15,7 @@ from updater.causes import Evidence
 from updater.lifecycle import TRANSITIONS, Event, State
 from updater.machine import Boot
 from updater.recovery import Recovery, recover
-from updater.state import Failure, NodeState, Unverified, Update
+from updater.state import RESETS_MAX, Failure, NodeState, Unverified, Update
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 UPDATE: Final = Update(
@@ -192,10 +192,29 @@ def test_a_fall_back_without_a_verdict_says_how_far_it_came() -> None:
     assert recovery.fallen_back is not None
     update, failure = recovery.fallen_back
     assert update == UPDATE
-    assert (failure.code, failure.version, failure.at) == ("trial-reset", "2.0.0", NOW)
+    assert (failure.code, failure.version, failure.at) == ("reset-once", "2.0.0", NOW)
     assert "ended without an orderly shutdown" in failure.sentence
     assert recovery.node.last_failure == failure
     assert recovery.node.update is None
+
+
+def test_a_reset_of_a_trial_is_remembered_and_the_second_one_is_a_failed_trial() -> None:
+    """After the first one the version is asked for anew, soon."""
+    later = NOW.replace(year=2027)
+    first = found(memory(State.TRIAL, next_check=later, checks_failed=3), TRIED, slot=Slot.A).node
+    assert first.reset_versions == ("2.0.0",)
+    assert (first.next_check, first.checks_failed) == (None, 0)
+    again = msgspec.structs.replace(first, state=State.TRIAL, update=UPDATE, last_failure=None)
+    second = found(again, TRIED, slot=Slot.A, boot_id="boot-3")
+    assert second.fallen_back is not None
+    assert second.fallen_back[1].code == "trial-reset"
+    assert second.node.reset_versions == ("2.0.0",)
+
+
+def test_only_so_many_resets_are_remembered() -> None:
+    many = tuple(f"1.{number}.0" for number in range(RESETS_MAX))
+    after = found(memory(State.TRIAL, reset_versions=many), TRIED, slot=Slot.A).node
+    assert after.reset_versions == (*many[1:], "2.0.0")
 
 
 def test_a_boot_of_the_new_slot_notes_what_the_guard_had_done_before_it() -> None:
@@ -382,7 +401,7 @@ def test_only_a_version_that_was_chosen_and_did_not_come_up_is_blamed(
     assert recovery.node.state is State.IDLE
     assert recovery.node.update is None
     assert failure.version == update.version
-    assert failure.code.startswith("trial-")
+    assert failure.code.startswith("trial-") or failure.code == "reset-once"
 
 
 @UNTIMED
