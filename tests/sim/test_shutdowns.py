@@ -44,10 +44,10 @@ def on_trial(world: World) -> Node:
     return node
 
 
-def noted(node: Node) -> None:
+def noted(node: Node, state: State = State.TRIAL) -> None:
     """Let a process look where the node stands, as the service does first of all."""
     with node.locked() as memory:
-        assert memory.state is State.TRIAL
+        assert memory.state is state
 
 
 def shut_down(world: World) -> Node:
@@ -160,6 +160,13 @@ class TestAnEndWithoutAShutdown:
         noted(on_trial(world))
         noted(shut_down(world))
         assert world.boot().boot().slot is Slot.A  # power, a watchdog, a panic
+        noted(world.node(), State.IDLE)
+        failure = memory_of(world).last_failure
+        assert failure is not None
+        assert failure.code == "reset-once"
+        run_until(Engine(node=world.node()), "rebooting")
+        noted(world.boot())
+        assert world.boot().boot().slot is Slot.A
         live(world)
         assert denied(world) == ["trial-reset"]
 

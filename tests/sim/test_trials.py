@@ -433,19 +433,65 @@ class TestATrialThatNobodyJudged:
         assert (found.state, found.update) == (State.IDLE, None)
         assert [why.code for why in node.store.read_denied().values()] == ["trial-boot-failed"]
 
-    def test_is_taken_for_failed_when_it_was_rebooted_in_between(self, world: World) -> None:
-        world.health = ["false"]
+    def test_is_taken_for_failed_when_it_was_reset_in_between_for_the_second_time(
+        self, world: World
+    ) -> None:
+        world.health = sick_of("2.0.0")
         world.write_settings()
-        run_until(Engine(node=on_trial(world)), "health-pending")
+        self.reset(world)
+        assert memory(world.boot()).state is State.IDLE
+        run_until(Engine(node=world.node()), "rebooting")  # it is tried once more by itself
+        assert world.boot().boot().slot is Slot.B
+        run_until(Engine(node=world.node()), "health-pending")
         node = world.boot()
         assert memory(node).state is State.IDLE
         assert [why.code for why in node.store.read_denied().values()] == ["trial-reset"]
+        live(world)
+        sent = world.payloads.sent
+        for _ in range(2):
+            due_now(world)
+            with pytest.raises(VersionDeniedError):
+                Engine(node=world.node()).step()
+        assert world.payloads.sent == sent
+
+    def reset(self, world: World) -> None:
+        """Let 2.0.0 come up on trial, and the power fail before it is judged."""
+        with on_trial(world).locked() as found:
+            assert found.state is State.TRIAL
+
+    def test_is_tried_once_more_when_its_power_failed(
+        self, world: World, director: Director
+    ) -> None:
+        """A whole site may lose its power during a rollout."""
+        world.write_settings(poll_interval_secs=f"3600\n{director.setting}")
+        self.reset(world)
+        node = world.boot()
+        assert node.boot().slot is Slot.A
+        found = memory(node)
+        assert (found.state, found.reset_versions) == (State.IDLE, ("2.0.0",))
+        assert node.store.read_denied() == {}
+        status = shown.status(node)
+        assert status["last_failure"]["code"] == "reset-once"
+        said = "\n".join(shown.status_lines(status))
+        assert "ended without an orderly shutdown before it was judged, once so far" in said
+        assert "refuses" not in said
+        assert node.store.history()[-1]["code"] == "reset-once"
+        assert node.steering is not None
+        flush(node.store, node.steering, checking.present(node, found))
+        (failure,) = [event for event in director.events if event.result == 0]
+        assert (failure.bascule_code, failure.next_version) == ("reset-once", "2.0.0")
+        assert failure.error_code != 44
+        live(world)
+        node = world.node()
+        assert node.running().version == "2.0.0"
+        assert memory_of(world).reset_versions == ()
 
     def test_is_told_with_its_cause_to_people_metrics_and_the_server(
         self, world: World, director: Director
     ) -> None:
         world.write_settings(poll_interval_secs=f"1\n{director.setting}")
-        memory(on_trial(world))
+        node = on_trial(world)
+        node.keep(memory(node), reset_versions=("2.0.0",))  # it is not the first time
         node = world.boot()
         memory(node)
         said = "version 2.0.0 in slot b came up and ended without an orderly shutdown"
