@@ -1126,7 +1126,7 @@ class TestAFailedInstall:
                 target.unrecognized_fields["custom"]["partitions"][0]["size"] = 1 << 40
         world.repository.promote("3.0.0")
         due_now(world)
-        with pytest.raises(Exception, match="its partition"):
+        with pytest.raises(Exception, match="partition USR-A holds"):
             Engine(node=node).step()
         assert node.loader.read().slots[Slot.A] == CONFIRMED
         assert world.slot_bytes(Slot.A) == world.image_bytes("1.0.0")
