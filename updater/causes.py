@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GUARDED: Final = "trial-guarded"
 SHUT_DOWN: Final = "trial-shut-down"
 RESET: Final = "trial-reset"
+RESET_ONCE: Final = "reset-once"  # no `trial-`: to servers it is no failed trial
 BOOT_FAILED: Final = "trial-boot-failed"
 FELL_BACK: Final = "trial-fell-back"
 
@@ -105,6 +106,12 @@ def _concluded(
             f"was shut down during its trial, {update.tries_given_back} times at no cost before",
             "`bascule update --force` tries it again: leave it up until it is confirmed.",
         )
+    if node.state is State.TRIAL and _is_forgiven(node, update, evidence):
+        return (
+            RESET_ONCE,
+            "came up and ended without an orderly shutdown before it was judged, once so far",
+            "Most likely a loss of power: the version is refused if its next trial ends so, too.",
+        )
     if node.state is State.TRIAL:
         return (
             RESET,
@@ -126,5 +133,17 @@ def _concluded(
     return (
         BOOT_FAILED,
         "never came as far as its service, or that could not write anything",
-        "A panic, a hang or a damaged image: look at the console of that boot.",
+        "A panic, a hang, a damaged image or a loss of power: look at the console of that boot.",
     )
+
+
+def _is_forgiven(node: NodeState, update: Update, evidence: Evidence) -> bool:
+    """Tell whether a trial that ended by a reset says nothing against the version yet.
+
+    The power of a site may fail during a rollout; that must not deny the version on every node. A
+    kernel that left its last words, another boot of the trial that ended badly, and a trial before
+    that ended likewise do say it.
+    """
+    ends = update.tries_used - update.tries_given_back
+    known = update.version in node.reset_versions or evidence.denied is not None
+    return ends <= 1 and not (known or evidence.kernel_logs or evidence.guarded_in)

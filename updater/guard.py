@@ -35,13 +35,15 @@ GOING_BACK: Final = timedelta(minutes=7)  # for a permit to go back with, and an
 def patience(health: HealthSettings, uptime: timedelta) -> timedelta:
     """Return the uptime until which a service that begins at `uptime` ends its trial by itself.
 
-    Counted from the later of deadline and beginning, as a trial is never judged unseen: one look
-    of full length, the steady time, and the way back.
+    Counted from the later of deadline and beginning, as a trial is never judged unseen. A look of
+    full length may begin right before it; its end begins the steady time, which ends with the
+    first look that ends after it: one pause and one more look later than due. Then the way back.
     """
     look = 2 * health.units_timeout_secs + len(health.ports) * health.ports_timeout_secs
     look += sum(check.timeout_secs for check in health.checks)
     judged = max(uptime, timedelta(seconds=health.deadline_secs))
-    return judged + timedelta(seconds=look + health.steady_secs) + GOING_BACK
+    looks = 2 * (look + health.interval_secs)
+    return judged + timedelta(seconds=looks + health.steady_secs) + GOING_BACK
 
 
 def note_confirmed(run_folder: Path) -> None:

@@ -23,7 +23,7 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
-from updater.causes import Evidence
+from updater.causes import RESET_ONCE, Evidence
 from updater.errors import EngineBusyError, StateError, WindowInvalidError
 from updater.gates import (
     Gate,
@@ -274,7 +274,8 @@ class Node:
         after = msgspec.structs.replace(found.node, writer=_writer())
         if found.fallen_back is not None:
             update, failure = found.fallen_back
-            self.store.deny(update.version, failure)
+            if failure.code != RESET_ONCE:
+                self.store.deny(update.version, failure)
             log.error(
                 "update did not hold version=%s code=%s why=%s",
                 update.version,

@@ -433,9 +433,22 @@ def test_the_time_of_a_service_covers_deadline_look_steady_time_and_the_way_back
     health = HealthSettings(
         checks=checks, ports=["127.0.0.1:1"] * 4, deadline_secs=300, steady_secs=60
     )
-    secs = 300 + 60 + 2 * 10 + 4 * 5 + 40 + 7 * 60
+    secs = 300 + 60 + 2 * (2 * 10 + 4 * 5 + 40 + 5) + 7 * 60
     assert patience(health, timedelta(seconds=20)) == timedelta(seconds=secs)
     assert patience(health, timedelta(seconds=500)) == timedelta(seconds=secs + 200)
+
+
+@pytest.mark.parametrize(("deadline", "look", "steady"), [(700, 600, 610), (300, 30, 299)])
+def test_the_time_of_a_service_outlasts_every_trial_that_ends_well(
+    deadline: float, look: float, steady: float
+) -> None:
+    """The latest one: a look begins right before the deadline, and each takes its full time."""
+    checks = [CheckSettings(name="x", command=["true"], timeout_secs=look)]
+    health = HealthSettings(checks=checks, deadline_secs=deadline, steady_secs=steady)
+    ends = since = deadline + look
+    while ends - since < steady:
+        ends += health.interval_secs + look
+    assert patience(health, timedelta(seconds=30)).total_seconds() >= ends
 
 
 def test_a_note_that_cannot_be_made_hurts_nothing(tmp_path: Path) -> None:
