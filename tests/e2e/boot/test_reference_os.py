@@ -181,6 +181,7 @@ def test_an_update_is_confirmed_by_the_service(kept: Kept, guest: VirtualMachine
         ("panic-init", {"trial-boot-failed", "trial-fell-back"}),
         ("hung-init", {"trial-boot-failed", "trial-fell-back"}),
         ("unhealthy", {"trial-unhealthy"}),
+        ("no-state", {"trial-boot-failed", "trial-fell-back"}),
         pytest.param("no-daemon", {"trial-guarded"}, marks=pytest.mark.slow),
     ],
 )
