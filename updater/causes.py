@@ -100,24 +100,8 @@ def _concluded(
             f"{how}; the guard ordered the reboot",
             "Look at `journalctl -u bascule` of that boot, and at health.deadline_secs.",
         )
-    if node.state is State.TRIAL and update.shut_down_in == node.boot_id:
-        return (
-            SHUT_DOWN,
-            f"was shut down during its trial, {update.tries_given_back} times at no cost before",
-            "`bascule update --force` tries it again: leave it up until it is confirmed.",
-        )
-    if node.state is State.TRIAL and _is_forgiven(node, update, evidence):
-        return (
-            RESET_ONCE,
-            "came up and ended without an orderly shutdown before it was judged, once so far",
-            "Most likely a loss of power: the version is refused if its next trial ends so, too.",
-        )
     if node.state is State.TRIAL:
-        return (
-            RESET,
-            "came up and ended without an orderly shutdown before it was judged",
-            "A crash of the kernel, a watchdog or a loss of power: look at that boot's console.",
-        )
+        return _concluded_of_seen(node, update, evidence)
     if loader.slots[Slot(update.slot)].tries_left > 0:
         return (
             FELL_BACK,
@@ -134,6 +118,27 @@ def _concluded(
         BOOT_FAILED,
         "never came as far as its service, or that could not write anything",
         "A panic, a hang, a damaged image or a loss of power: look at the console of that boot.",
+    )
+
+
+def _concluded_of_seen(node: NodeState, update: Update, evidence: Evidence) -> tuple[str, str, str]:
+    """Return the same of a trial whose service came up and left no verdict."""
+    if update.shut_down_in == node.boot_id:
+        return (
+            SHUT_DOWN,
+            f"was shut down during its trial, {update.tries_given_back} times at no cost before",
+            "`bascule update --force` tries it again: leave it up until it is confirmed.",
+        )
+    if _is_forgiven(node, update, evidence):
+        return (
+            RESET_ONCE,
+            "came up and ended without an orderly shutdown before it was judged, once so far",
+            "Most likely a loss of power: the version is refused if its next trial ends so, too.",
+        )
+    return (
+        RESET,
+        "came up and ended without an orderly shutdown before it was judged",
+        "A crash of the kernel, a watchdog or a loss of power: look at that boot's console.",
     )
 
 
