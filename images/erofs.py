@@ -118,6 +118,8 @@ class _Image:
 def _entries(block: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield numbers and names of a folder's block: first all entries, then all names."""
     _, first_name, _ = _DIRENT.unpack_from(block)
+    if first_name < _DIRENT.size:  # zeros, for one: a slot that was written in part
+        raise LookupError("a folder without entries")
     entries = list(_DIRENT.iter_unpack(block[: first_name - first_name % _DIRENT.size]))
     ends = [start for _, start, _ in entries[1:]] + [len(block)]
     for (number, start, _), end in zip(entries, ends, strict=True):

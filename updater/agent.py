@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from updater.gates import GateVerdict, first_closed
 from updater.lifecycle import State
 from updater.state import NodeState
+
+UNVERIFIED: Final = "slot-unverified"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,8 +204,15 @@ def _in_trial(view: View, now: datetime) -> Action:
     Nothing is judged unseen: this process looks at the health at least once, however late it
     is. Healthy looks in a row that are under way at the deadline may go on: they end by the
     steady time, or by the first look that fails. A trial that nobody ordered (memory lost) has
-    no end.
+    no end. What nobody verified is never confirmed by itself, and left at once; but once only, as
+    somebody or the firmware may choose it again and again.
     """
+    unverified = view.node.unverified
+    if unverified is not None and unverified.booted_in == view.boot_id:
+        if view.can_fall_back and unverified.boots == 1:
+            return FallBack()
+        sentence = f"an install into slot {unverified.slot}, which runs, was never verified"
+        return Wait(until=None, code=UNVERIFIED, sentence=sentence)
     if view.booted_confirmed or _is_steady(view):
         return Confirm()
     ordered = view.node.update is not None

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GUARDED: Final = "trial-guarded"
 SHUT_DOWN: Final = "trial-shut-down"
 RESET: Final = "trial-reset"
+RESET_ONCE: Final = "reset-once"  # no `trial-`: to servers it is no failed trial
 BOOT_FAILED: Final = "trial-boot-failed"
 FELL_BACK: Final = "trial-fell-back"
 
@@ -35,11 +36,13 @@ class Evidence:
         denied: why the update's version is refused here already; written before all else when a
             trial is judged.
         kernel_logs: where the kernel's last words before a crash are kept.
+        counts_once: the loader counts one boot, and others may take it: the firmware's BootNext.
     """
 
     guarded_in: str = ""
     denied: Failure | None = None
     kernel_logs: Sequence[str] = ()
+    counts_once: bool = False
 
 
 def cause_of(
@@ -97,26 +100,55 @@ def _concluded(
             f"{how}; the guard ordered the reboot",
             "Look at `journalctl -u bascule` of that boot, and at health.deadline_secs.",
         )
-    if node.state is State.TRIAL and update.shut_down_in == node.boot_id:
-        return (
-            SHUT_DOWN,
-            f"was shut down during its trial, {update.tries_given_back} times at no cost before",
-            "`bascule update --force` tries it again: leave it up until it is confirmed.",
-        )
     if node.state is State.TRIAL:
-        return (
-            RESET,
-            "came up and ended without an orderly shutdown before it was judged",
-            "A crash of the kernel, a watchdog or a loss of power: look at that boot's console.",
-        )
+        return _concluded_of_seen(node, update, evidence)
     if loader.slots[Slot(update.slot)].tries_left > 0:
         return (
             FELL_BACK,
             "was not booted, though its tries were not spent",
             "Somebody chose another slot: look at the boot menu and the boot order.",
         )
+    if evidence.counts_once and not seen:
+        return (
+            BOOT_FAILED,
+            "was not booted, or never came as far as its service",
+            "Somebody else may have used BootNext; else a panic, a hang or a damaged image.",
+        )
     return (
         BOOT_FAILED,
         "never came as far as its service, or that could not write anything",
-        "A panic, a hang or a damaged image: look at the console of that boot.",
+        "A panic, a hang, a damaged image or a loss of power: look at the console of that boot.",
     )
+
+
+def _concluded_of_seen(node: NodeState, update: Update, evidence: Evidence) -> tuple[str, str, str]:
+    """Return the same of a trial whose service came up and left no verdict."""
+    if update.shut_down_in == node.boot_id:
+        return (
+            SHUT_DOWN,
+            f"was shut down during its trial, {update.tries_given_back} times at no cost before",
+            "`bascule update --force` tries it again: leave it up until it is confirmed.",
+        )
+    if _is_forgiven(node, update, evidence):
+        return (
+            RESET_ONCE,
+            "came up and ended without an orderly shutdown before it was judged, once so far",
+            "Most likely a loss of power: the version is refused if its next trial ends so, too.",
+        )
+    return (
+        RESET,
+        "came up and ended without an orderly shutdown before it was judged",
+        "A crash of the kernel, a watchdog or a loss of power: look at that boot's console.",
+    )
+
+
+def _is_forgiven(node: NodeState, update: Update, evidence: Evidence) -> bool:
+    """Tell whether a trial that ended by a reset says nothing against the version yet.
+
+    The power of a site may fail during a rollout; that must not deny the version on every node. A
+    kernel that left its last words, another boot of the trial that ended badly, and a trial before
+    that ended likewise do say it.
+    """
+    ends = update.tries_used - update.tries_given_back
+    known = update.version in node.reset_versions or evidence.denied is not None
+    return ends <= 1 and not (known or evidence.kernel_logs or evidence.guarded_in)

@@ -63,8 +63,8 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "Look at the boot menu and the boot order; `bascule update --force` tries again.",
         ),
         "trial-boot-failed": Condition(
-            "The new slot was booted and never came as far as its service: a panic, a hang, or a "
-            "damaged image; or that service could not write anything.",
+            "The new slot was booted and never came as far as its service: a panic, a hang, a "
+            "damaged image, or a loss of power; or that service could not write anything.",
             "Look at the console of that boot; the hint names what the kernel left in pstore.",
         ),
         "trial-guarded": Condition(
@@ -73,9 +73,16 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
             "Look at `journalctl -u bascule` of that boot.",
         ),
         "trial-reset": Condition(
-            "The new slot came up and ended before it was judged, without an orderly shutdown: a "
-            "crash of the kernel, a watchdog, or a loss of power.",
+            "The new slot came up and ended before it was judged, without an orderly shutdown, for "
+            "the second time, or once with last words of the kernel: a crash of the kernel, a "
+            "watchdog, or a loss of power.",
             "Look at the console of that boot; `bascule update --force` tries again.",
+        ),
+        "reset-once": Condition(
+            "The new slot came up and ended before it was judged, without an orderly shutdown, for "
+            "the first time, and the kernel left no last words: most likely a loss of power.",
+            "Nothing; the version is tried once more when it is offered again, and refused "
+            "(`trial-reset`) if that trial ends like this, too.",
         ),
         "trial-shut-down": Condition(
             "People shut the machine down during the trial more often than is given back.",
@@ -88,6 +95,13 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
         "trial-too-late": Condition(
             "The trial ended before any look at the health came to an end.",
             "Look at `health.deadline_secs` and at how long the checks take.",
+        ),
+        "slot-unverified": Condition(
+            "Somebody, or the firmware's own order, booted a slot that an install began to write "
+            "and never verified. The node goes back to the other slot, once; then it stays and "
+            "waits. The slot is never confirmed by itself, and no version is refused for it.",
+            "Boot the other slot, and look at the boot menu and the boot order; `bascule confirm` "
+            "only if you know that the slot is whole.",
         ),
         "rolled-back": Condition(
             "A person took the version back.", "`bascule update --force` takes it all the same."

@@ -1,4 +1,4 @@
-"""What the guard of trials has to know: a marker that outlives the boot, and two notes of a boot.
+"""What the guard of trials has to know: a marker that outlives the boot, and three notes of a boot.
 
 The guard (`system/usr/lib/bascule/guard`) is a shell script that a timer starts: it ends a trial
 whose service does not. It cannot ask this program, which may be what is broken, so what it needs
@@ -11,6 +11,7 @@ is left for it in plain lines. Decision 0011 has the reasons.
     <run folder>/confirmed     the booted slot is confirmed in the loader's memory
     <run folder>/trial-until   the uptime in seconds until which a service that came up ends the
                                trial by itself
+    <run folder>/no-way-back   the loader has no other slot to boot: a reboot would lose the machine
 """
 
 from __future__ import annotations
@@ -27,19 +28,22 @@ log = logging.getLogger(__name__)
 
 CONFIRMED_FILE: Final = "confirmed"
 UNTIL_FILE: Final = "trial-until"
+NO_WAY_BACK_FILE: Final = "no-way-back"
 GOING_BACK: Final = timedelta(minutes=7)  # for a permit to go back with, and an orderly shutdown
 
 
 def patience(health: HealthSettings, uptime: timedelta) -> timedelta:
     """Return the uptime until which a service that begins at `uptime` ends its trial by itself.
 
-    Counted from the later of deadline and beginning, as a trial is never judged unseen: one look
-    of full length, the steady time, and the way back.
+    Counted from the later of deadline and beginning, as a trial is never judged unseen. A look of
+    full length may begin right before it; its end begins the steady time, which ends with the
+    first look that ends after it: one pause and one more look later than due. Then the way back.
     """
     look = 2 * health.units_timeout_secs + len(health.ports) * health.ports_timeout_secs
     look += sum(check.timeout_secs for check in health.checks)
     judged = max(uptime, timedelta(seconds=health.deadline_secs))
-    return judged + timedelta(seconds=look + health.steady_secs) + GOING_BACK
+    looks = 2 * (look + health.interval_secs)
+    return judged + timedelta(seconds=looks + health.steady_secs) + GOING_BACK
 
 
 def note_confirmed(run_folder: Path) -> None:
@@ -61,5 +65,17 @@ def note_until(run_folder: Path, until: timedelta) -> None:
         run_folder.mkdir(parents=True, exist_ok=True)
         draft.write_text(f"{int(until.total_seconds())}\n")
         draft.replace(path)
+    except OSError as error:
+        log.warning("the guard is not told why=%s", error)
+
+
+def note_way_back(run_folder: Path, *, there_is_one: bool) -> None:
+    """Say whether the loader has another slot to boot, as far as this look at its memory tells."""
+    path = run_folder / NO_WAY_BACK_FILE
+    try:
+        if there_is_one:
+            path.unlink(missing_ok=True)
+        else:
+            path.touch(mode=0o644)
     except OSError as error:
         log.warning("the guard is not told why=%s", error)

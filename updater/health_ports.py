@@ -77,6 +77,9 @@ def why_closed(address: Address, *, timeout_secs: float) -> str:
             end.connect(address.target)
     except TimeoutError:
         return f"does not accept a connection within {timeout_secs:g} s"
+    except PermissionError:
+        # The service is root without CAP_DAC_OVERRIDE, so modes count for it, too.
+        return "accepts no connection: the service may not connect to it; look at its mode"
     except OSError as error:
         return f"accepts no connection: {error.strerror or error}"
     return ""

@@ -46,6 +46,7 @@ class Event(enum.Enum):
     ROLLBACK_ORDERED = "rollback-ordered"  # a person wants the other slot
     BOOTED_NEW = "booted-new"  # a boot came up in the target slot
     BOOTED_OLD = "booted-old"  # a boot came up in the old slot: fallen back
+    BOOTED_UNVERIFIED = "booted-unverified"  # a boot came up in a slot that nobody verified
     BOOTED_UNTRIED = "booted-untried"  # a boot of the old slot, the target still to be tried
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
@@ -58,6 +59,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.CHECK_DUE: State.CHECKING,
         Event.ROLLBACK_ORDERED: State.ARMED,
         Event.BOOTED_NEW: State.TRIAL,  # the state folder was lost during a trial
+        Event.BOOTED_UNVERIFIED: State.TRIAL,  # the install had failed: it goes back
         Event.BOOTED_OLD: State.IDLE,
         Event.RESTARTED: State.IDLE,
     },
@@ -71,6 +73,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.RESTARTED: State.IDLE,
         Event.BOOTED_OLD: State.IDLE,
         Event.BOOTED_NEW: State.TRIAL,
+        Event.BOOTED_UNVERIFIED: State.TRIAL,
     },
     State.INSTALLING: {
         Event.WRITTEN: State.VERIFYING,
@@ -80,6 +83,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.RESTARTED: State.INSTALLING,
         Event.BOOTED_OLD: State.INSTALLING,  # resumes after a reboot
         Event.BOOTED_NEW: State.TRIAL,  # it was armed, and power failed before that was noted
+        Event.BOOTED_UNVERIFIED: State.TRIAL,  # by a boot menu, or the firmware's own order
     },
     State.VERIFYING: {
         Event.VERIFIED: State.ARMED,
@@ -87,6 +91,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.RESTARTED: State.INSTALLING,  # nothing is left to write: it verifies anew
         Event.BOOTED_OLD: State.INSTALLING,
         Event.BOOTED_NEW: State.TRIAL,  # power failed between arming and remembering it
+        Event.BOOTED_UNVERIFIED: State.TRIAL,
     },
     State.ARMED: {
         Event.PERMITTED: State.REBOOTING,
@@ -101,6 +106,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.NOT_REBOOTED: State.ARMED,
         Event.RESTARTED: State.REBOOTING,
         Event.BOOTED_NEW: State.TRIAL,
+        Event.BOOTED_UNVERIFIED: State.TRIAL,  # it went back from there, and is there again
         Event.BOOTED_OLD: State.IDLE,
         Event.BOOTED_UNTRIED: State.ARMED,
     },
@@ -110,6 +116,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Event, State]]] = MappingProxyType({
         Event.TOO_LATE: State.REBOOTING,
         Event.RESTARTED: State.TRIAL,
         Event.BOOTED_NEW: State.TRIAL,  # another try of the same slot
+        Event.BOOTED_UNVERIFIED: State.TRIAL,
         Event.BOOTED_OLD: State.IDLE,
     },
 })

@@ -23,7 +23,7 @@ import msgspec
 
 from partitions.booted import Booted
 from partitions.slots import Region, Slot, SlotLayout, resolve
-from updater.causes import Evidence
+from updater.causes import RESET_ONCE, Evidence
 from updater.errors import EngineBusyError, StateError, WindowInvalidError
 from updater.gates import (
     Gate,
@@ -35,11 +35,11 @@ from updater.gates import (
     examine,
     first_closed,
 )
-from updater.guard import note_confirmed, note_until, patience
+from updater.guard import note_confirmed, note_until, note_way_back, patience
 from updater.lifecycle import Event, State, step
 from updater.progress import ProgressFile
 from updater.recovery import recover
-from updater.rooms import AnyRoomError
+from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.state import Failure, NodeState, Report, Store
 from updater.trial_marker import TrialMarker
 
@@ -286,7 +286,8 @@ class Node:
         after = msgspec.structs.replace(found.node, writer=_writer())
         if found.fallen_back is not None:
             update, failure = found.fallen_back
-            self.store.deny(update.version, failure)
+            if failure.code != RESET_ONCE:
+                self.store.deny(update.version, failure)
             log.error(
                 "update did not hold version=%s code=%s why=%s",
                 update.version,
@@ -314,6 +315,8 @@ class Node:
             )
         self._keep_recovered(after)
         self._tell_guard(after, loader)
+        if found.event is Event.BOOTED_UNTRIED:
+            self._arm_again(after, loader)
         if after.state is not node.state:
             log.info(
                 "state recovered from=%s to=%s by=%s",
@@ -338,20 +341,34 @@ class Node:
             guarded_in=marker.guarded_in if marker is not None else "",
             denied=denied,
             kernel_logs=self.machine.kernel_logs(update.began),
+            counts_once=self.loader.max_tries == 1,
         )
+
+    def _arm_again(self, after: NodeState, loader: BootState) -> None:
+        """Arm what a loader forgot without a trial; what fails now is done before the reboot."""
+        slot = Slot(after.update.slot) if after.update is not None else None
+        if slot is None or loader.target is slot:
+            return
+        log.warning("slot was not tried and is armed again slot=%s", slot.value)
+        try:
+            self.arm(slot)
+        except ROOM_ERRORS as error:
+            log.warning("slot is not armed again yet code=%s why=%s", error.code, error)
 
     def _tell_guard(self, after: NodeState, loader: BootState) -> None:
         """Let the guard of trials know where this boot stands.
 
-        It must not end a trial that has nothing to go back to, or that nobody ordered.
+        It must not end a trial that has nothing to go back to, or that nobody ordered. The first
+        is said for this boot alone: the marker of an ordered trial outlives what one look at the
+        loader's memory told.
         """
         booted = self.boot().slot
         run_folder = Path(self.settings.node.run_folder)
         if loader.slots[booted].confirmed:
             note_confirmed(run_folder)
-        guarded = after.update is not None and loader.slots[booted.other].armed
-        if after.state is State.TRIAL and guarded:
+        if after.state is State.TRIAL and after.update is not None:
             note_until(run_folder, patience(self.settings.health, self.machine.uptime()))
+            note_way_back(run_folder, there_is_one=loader.slots[booted.other].armed)
         elif after.state in {State.IDLE, State.CHECKING, State.TRIAL}:
             try:
                 self.store.drop_marker()

@@ -54,6 +54,10 @@ class OwnFacts:
     in_place: bool = False
 
 
+# Left free for the loader's own files, on each file system that boot files are on.
+LOADERS_BYTES: Final = 64 * 1024
+LOADERS_BLOCKS: Final = 8  # entries, their drafts, and a folder that grows
+
 Facts: TypeAlias = "PayloadFacts | OwnFacts"
 
 
@@ -154,7 +158,8 @@ def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:
 
     Raises:
         DoesNotFitError: a part has no place here, lacks, or is larger than it; or files that share
-            a file system are together larger than what is free there and what they hold already.
+            a file system are together larger than what is free there and what they hold already,
+            less what the loader's own files need.
     """
     named = {part.name for part in facts.partitions}
     if named != set(regions):
@@ -169,14 +174,22 @@ def check_fit(facts: Facts, regions: Mapping[str, Region]) -> None:
 
 
 def _check_shared(facts: Facts, regions: Mapping[str, Region]) -> None:
+    """Refuse files that fill their file system: the loader keeps files of its own beside them.
+
+    Without room for those a trial could begin and not be confirmed.
+    """
     needed: dict[int, int] = defaultdict(int)
     for part in facts.partitions:
         if (room := regions[part.name].room) is not None:
             needed[room.file_system] += room.taken_by(part.size)
     for part in facts.partitions:
         region = regions[part.name]
-        if region.room is not None and needed[region.room.file_system] > region.size:
+        if region.room is None:
+            continue
+        taken = needed[region.room.file_system]
+        left = max(LOADERS_BYTES, LOADERS_BLOCKS * region.room.block)
+        if taken + left > region.size:
             raise DoesNotFitError(
-                f"the files beside {region.label} take {needed[region.room.file_system]} bytes, "
-                f"{region.size} are free or held by what they replace"
+                f"the files beside {region.label} take {taken} bytes, the loader's own need "
+                f"{left}, {region.size} are free or held by what they replace"
             )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from updater.agent import UNVERIFIED
 from updater.checking import withdraw
 from updater.errors import (
     EXIT_NOTHING,
@@ -23,7 +24,7 @@ from updater.lifecycle import Event, State
 from updater.permit.contract import Permit, Waiting
 from updater.rooms import ROOM_ERRORS
 from updater.schedule import next_check
-from updater.state import Failure, NodeState, Report, SlotRecord, Update
+from updater.state import Failure, NodeState, Report, SlotRecord, Unverified, Update
 
 if TYPE_CHECKING:
     from images.release import ImageFacts
@@ -88,7 +89,10 @@ def reboot(node: Node, memory: NodeState) -> NodeState:
 
     Raises:
         MachineError: the reboot command failed; the memory is ARMED again.
+        PartitionsError: the loader would boot something else, and cannot be told.
     """
+    if not is_falling_back(node, memory):
+        _arm_again(node, memory)
     if memory.state is State.ARMED:
         memory = node.advance(memory, Event.PERMITTED)
         version = memory.update.version if memory.update else ""
@@ -103,6 +107,21 @@ def reboot(node: Node, memory: NodeState) -> NodeState:
     return memory
 
 
+def _arm_again(node: Node, memory: NodeState) -> None:
+    """Make the update's slot the target once more, if something else has become it since.
+
+    Firmware updates and people use the firmware's BootNext as well.
+    """
+    update = memory.update
+    if update is None or update.withdrawn:
+        return
+    slot, target = node.boot().slot.other, node.loader.read().target
+    if target is not slot:
+        found = target.value if target is not None else ""
+        log.warning("slot is not the target any more slot=%s target=%s", slot.value, found)
+        node.arm(slot)
+
+
 def note_no_reboot(node: Node, memory: NodeState) -> NodeState:
     """Go back to ARMED: the reboot was ordered, long ago, and did not come."""
     failure = node.failure(RebootOverdueError("the reboot was ordered and did not happen"))
@@ -113,7 +132,8 @@ def note_no_reboot(node: Node, memory: NodeState) -> NodeState:
 def give_try_back(node: Node, memory: NodeState) -> NodeState:
     """Give the loader's try back when a person shuts the machine down during a trial.
 
-    Only as often as `TRIES_GIVEN_BACK_MAX`, so that a trial still ends.
+    Only as often as `TRIES_GIVEN_BACK_MAX`, so that a trial still ends. A slot that the loader has
+    as confirmed already needs none: its confirmation was merely not noted to the end.
 
     Raises:
         PartitionsError: the loader's memory cannot be written.
@@ -122,14 +142,16 @@ def give_try_back(node: Node, memory: NodeState) -> NodeState:
     if memory.state is not State.TRIAL or update is None:
         return memory
     boot = node.boot()
+    booted = node.loader.read().slots[boot.slot]
+    if booted.confirmed:
+        return memory
     marker = node.store.read_marker()
     if marker is not None and marker.guarded_in == boot.boot_id:
         return memory  # not a person: the guard ends this trial
     update = msgspec.structs.replace(update, shut_down_in=boot.boot_id)
     if update.tries_given_back >= TRIES_GIVEN_BACK_MAX:
         return node.keep(memory, update=update)
-    slot = boot.slot
-    left = node.loader.read().slots[slot].tries_left
+    slot, left = boot.slot, booted.tries_left
     given = update.tries_given_back + 1
     memory = node.keep(memory, update=msgspec.structs.replace(update, tries_given_back=given))
     node.loader.arm(slot, tries=min(left + 1, node.loader.max_tries))
@@ -239,11 +261,17 @@ def confirm(node: Node, memory: NodeState) -> NodeState:
         Event.HEALTHY,
         update=None,
         slots=memory.slots | {boot.slot.value: record},
+        unverified=None if _is_of(memory.unverified, boot.slot) else memory.unverified,
+        reset_versions=tuple(name for name in memory.reset_versions if name != running.version),
         healthy_boot=boot.boot_id,
         last_failure=None,
         last_check_code="",
         last_check_sentence="",
     )
+
+
+def _is_of(unverified: Unverified | None, slot: Slot) -> bool:
+    return unverified is not None and unverified.slot == slot.value
 
 
 def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeState:
@@ -260,6 +288,9 @@ def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeS
             same, and the boot of the old slot shows what happened.
     """
     boot = node.boot()
+    unverified = memory.unverified
+    if unverified is not None and unverified.booted_in == boot.boot_id:
+        return _leave_unverified(node, memory)
     version = _version_on_trial(node, memory)
     code = "trial-unhealthy" if why is not None else "trial-too-late"
     sentence = why.sentence if why is not None else "the system did not prove healthy in time"
@@ -283,6 +314,30 @@ def fall_back(node: Node, memory: NodeState, why: HealthVerdict | None) -> NodeS
     event = Event.UNHEALTHY if why is not None else Event.TOO_LATE
     node.loader.reject(boot.slot)
     return node.advance(memory, event, last_failure=failure)
+
+
+def _leave_unverified(node: Node, memory: NodeState) -> NodeState:
+    """Go back from a slot that nobody verified; that is no version's fault.
+
+    What its boot changed there is not what the journal names as flushed.
+
+    Raises:
+        PartitionsError: the loader's memory cannot be written.
+        StateError: it cannot be noted.
+    """
+    slot = node.boot().slot
+    sentence = f"slot {slot.value} was booted, though an install into it was never verified"
+    failure = Failure(
+        code=UNVERIFIED,
+        sentence=sentence,
+        hint="Somebody or the firmware chose it: look at the boot menu and the boot order.",
+        at=node.clock(),
+    )
+    node.store.drop_journal()
+    node.store.remember(node.clock(), "unverified boot", slot=slot.value, code=failure.code)
+    log.error("going back code=%s why=%s", failure.code, sentence)
+    node.loader.reject(slot)
+    return node.advance(memory, Event.UNHEALTHY, last_failure=failure)
 
 
 def _version_on_trial(node: Node, memory: NodeState) -> str:
@@ -333,6 +388,10 @@ def roll_back(node: Node, memory: NodeState) -> NodeState:
     boot = node.boot()
     running = node.running()
     other = boot.slot.other
+    if _is_of(memory.unverified, other):
+        raise RollbackRefusedError(  # whatever the loader's memory has come to say of it
+            f"an install into slot {other.value} was begun and not verified"
+        )
     if not node.loader.read().slots[other].confirmed:
         raise RollbackRefusedError(f"slot {other.value} holds no system that was confirmed")
     facts = node.machine.image_facts(other)

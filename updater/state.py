@@ -41,6 +41,7 @@ HISTORY_MAX_LINES: Final = 1000
 HISTORY_KEPT_LINES: Final = 500
 DENIED_MAX: Final = 64
 REPORTS_MAX: Final = 64
+RESETS_MAX: Final = 16
 _NONSENSE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of any bytes
 
 T = TypeVar("T")
@@ -75,11 +76,13 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         tries_used: boots of the new slot so far.
         tries_given_back: clean shutdowns in the trial that were not counted.
         shut_down_in: the last boot of the trial that ended by an orderly shutdown.
+        lost_once: a loader that counts one boot had forgotten it, perhaps without a boot of it.
         guarded_in: the last boot that the guard had ended when the present one began.
         rollback: a person chose the other slot; nothing is downloaded.
         forced: a person ordered it; a denied version may run.
         pinned: a person wants this version and no other.
         withdrawn: we are about to disarm it: the boot of the old slot is no failure of its.
+        verified: the slot was read back and is whole; noted before it is armed.
         downloaded: bytes fetched so far, over all attempts.
         attempts: installs begun.
     """
@@ -96,12 +99,14 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     size: Count = 0
     tries_used: Count = 0
     tries_given_back: Count = 0
+    lost_once: bool = False
     shut_down_in: str = ""
     guarded_in: str = ""
     rollback: bool = False
     forced: bool = False
     pinned: bool = False
     withdrawn: bool = False
+    verified: bool = False
     downloaded: Count = 0
     attempts: Count = 0
 
@@ -143,16 +148,34 @@ class SlotRecord(msgspec.Struct, frozen=True, kw_only=True):
     rollback_index: int
 
 
+class Unverified(msgspec.Struct, frozen=True, kw_only=True):
+    """A slot that an install began to write and that was not read back since.
+
+    Whatever a loader's memory says of it, or whoever boots it: it may not be trusted.
+
+    Attributes:
+        slot: "a" or "b".
+        booted_in: the last boot that came up in it, empty for none.
+        boots: how many did.
+    """
+
+    slot: SlotName
+    booted_in: str = ""
+    boots: Count = 0
+
+
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """The node's memory, one value.
 
     Attributes:
         boot_id: the boot in which this was written.
         writer: the process that wrote it.
+        unverified: a slot that may hold half an image, from its first byte until it is armed.
         permit: "none", "held", or "unknown" after the memory was lost.
         reboot_ordered: a person ordered the reboot; gates still hold, the manual policy does not.
         newer_since: since when the channel names something newer than what runs.
         healthy_boot: the boot id whose health was shown.
+        reset_versions: those of which one trial ended by a reset, newest last; not refused for it.
         failed_version, failed_times: installs of one version that failed in a row.
     """
 
@@ -162,6 +185,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     writer: str = ""
     update: Update | None = None
     slots: dict[str, SlotRecord] = {}
+    unverified: Unverified | None = None
     permit: Literal["none", "held", "unknown"] = "unknown"
     reboot_ordered: bool = False
     healthy_boot: str = ""
@@ -171,6 +195,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     next_check: Instant | None = None
     newer_since: Instant | None = None
     checks_failed: Count = 0
+    reset_versions: tuple[str, ...] = ()
     failed_version: str = ""
     failed_times: Count = 0
     last_failure: Failure | None = None

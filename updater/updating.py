@@ -29,7 +29,7 @@ from updater.pipeline import PayloadDigestError
 from updater.plan import BROUGHT, Found, Plan, check_fit, parts_of
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
-from updater.state import Failure, NodeState, Report, SlotRecord, Update
+from updater.state import Failure, NodeState, Report, SlotRecord, Unverified, Update
 from updater.trust.errors import NothingNewerError
 from updater.writing import write
 
@@ -215,6 +215,7 @@ def _still_wanted(
         forced=update.forced and found.version == update.version,
         origin=found.origin,
         places=(),
+        verified=False,  # the slot holds what was wanted before
         version=found.version,
         rollback_index=found.rollback_index,
         target_path=found.path,
@@ -253,9 +254,18 @@ def _plan(node: Node, update: Update, found: Found) -> Plan:
 
 def _begin(node: Node, memory: NodeState, plan: Plan, update: Update) -> NodeState:
     """Count the attempt and say so before the first byte."""
-    update = msgspec.structs.replace(update, attempts=update.attempts + 1, size=plan.size)
+    update = msgspec.structs.replace(
+        update, attempts=update.attempts + 1, size=plan.size, verified=False
+    )
     slots = {name: record for name, record in memory.slots.items() if name != update.slot}
-    memory = node.keep(memory, update=update, slots=slots, waiting_code="", waiting_sentence="")
+    memory = node.keep(
+        memory,
+        update=update,
+        slots=slots,
+        unverified=Unverified(slot=update.slot),
+        waiting_code="",
+        waiting_sentence="",
+    )
     if update.attempts == 1:
         _report(node, memory, DOWNLOAD_STARTED)
     log.info(
@@ -276,7 +286,12 @@ def _refreshed(node: Node) -> NodeState:
 
 
 def _arm(node: Node, memory: NodeState, verified: VerifiedSlot) -> NodeState:
-    """Make the verified slot the target: the one step that changes what boots next."""
+    """Make the verified slot the target: the one step that changes what boots next.
+
+    That it is whole is noted first, so that its boot is a trial though power fails in between.
+    """
+    update = msgspec.structs.replace(_update_of(memory), verified=True)
+    memory = node.keep(memory, update=update, unverified=None)
     node.arm(verified.slot)
     record = SlotRecord(version=verified.version, rollback_index=verified.rollback_index)
     memory = node.advance(

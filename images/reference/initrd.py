@@ -25,7 +25,7 @@ MODULES: Final = (
 WATCHDOG: Final = "softdog"  # loaded by name, with its limit
 APPLETS: Final = (
     "cat", "dd", "echo", "grep", "insmod", "mkdir", "mount", "mv", "readlink", "sed", "sh",
-    "sleep", "switch_root", "sync", "tail", "tr",
+    "sleep", "switch_root", "sync", "tail", "timeout", "tr",
 )  # fmt: skip
 PROGRAMS: Final = ("dmsetup", "e2fsck")
 FOLDERS: Final = ("dev", "etc/bascule/initrd.d", "newroot", "proc", "run", "sys", "tmp")

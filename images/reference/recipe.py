@@ -142,6 +142,14 @@ def read_facts(
     )
 
 
+def server_settings(server: str) -> str:
+    """Return the settings that name a release desk, by its URL without a slash at its end."""
+    return (
+        f'[server]\nomaha_url = "{server}/v1/update/"\n\n'
+        f'[trust]\nmetadata_url = "{server}/repository/metadata/"\n'
+    )
+
+
 def _layer(folder: Path, make: Callable[[Path], None]) -> Path:
     """Return a folder of the cache, made first when it is not there: whole or not at all."""
     if not folder.exists():
@@ -164,10 +172,7 @@ def _unpack(archive: Path, folder: Path) -> None:
 def _settle(root: Path, order: Order) -> None:
     """Put in what differs between versions."""
     tree.place(root, FACTS, encode_image_facts(order.facts))
-    settings = (
-        f'[server]\nomaha_url = "{order.server}/v1/update/"\n\n'
-        f'[trust]\nmetadata_url = "{order.server}/repository/metadata/"\n'
-    )
+    settings = server_settings(order.server)
     tree.place(root, "usr/lib/bascule/bascule.toml.d/10-server.toml", settings.encode())
     if order.root_json is not None:
         tree.place(root, "usr/lib/bascule/root.json", _read(order.root_json))

@@ -41,8 +41,9 @@ FILES: Final = {
     "etc/machine-id": "",  # the initrd puts the node's own over it
     "etc/hosts": "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n",
 }
-# Debian's services that start; those of bascule are in its own preset.
+# What starts of Debian's services and of our own files; bascule's are in its own preset.
 ENABLED: Final = {
+    "bascule-no-state.timer": "timers.target",
     "systemd-networkd.service": "multi-user.target",
     "systemd-resolved.service": "multi-user.target",
     "systemd-timesyncd.service": "sysinit.target",

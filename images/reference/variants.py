@@ -20,6 +20,13 @@ VENV_PYTHON: Final = "usr/lib/bascule/venv/bin/python3"
 SETTINGS: Final = "usr/lib/bascule/bascule.toml.d/90-variant.toml"
 _ENDS: Final = "#!/bin/sh\necho 'bascule-variant: init ends'\nexit 1\n"
 _HANGS: Final = "while :; do sleep 3600; done\n"
+# A kernel that lost the driver; the wait for somebody who might look is a minute, not 15.
+_WAIT: Final = "/run/systemd/system/bascule-no-state.timer.d"
+_FORGETS: Final = (
+    "busybox rmmod ext4\n"
+    f"mkdir -p {_WAIT}\n"
+    f"printf '[Timer]\\nOnStartupSec=\\nOnStartupSec=1min\\n' >{_WAIT}/90-variant.conf\n"
+)
 _UNHEALTHY: Final = (
     "[health]\ndeadline_secs = 60\n\n"
     '[[health.checks]]\nname = "never-healthy"\ncommand = ["/bin/false"]\n'
@@ -79,6 +86,10 @@ VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
         "no-daemon": Variant(
             summary="bascule.service cannot start: its Python is missing",
             change=lambda root: tree.remove(root, [VENV_PYTHON]),
+        ),
+        "no-state": Variant(
+            summary="its kernel cannot mount the state: it reboots after a minute",
+            hooks={"90-forget.sh": _FORGETS},
         ),
         "tiny": Variant(summary="a busybox that says it is up, of 4 MiB", tiny=True),
     }

@@ -1,7 +1,8 @@
 """Which boot loader this machine has: found by what is there, never guessed between two.
 
 `look` gathers facts by a few reads, `detect` judges them and does no I/O. What the settings say
-outranks what the machine shows. docs/loaders.md has the table of evidence.
+outranks what the machine shows. What cannot be read is no evidence that nothing is there: it keeps
+weaker evidence from deciding. docs/loaders.md has the table of evidence.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ class Facts:
         booted_entry: the description of the firmware's entry that this boot came from.
         uboot_order: BOOT_ORDER in U-Boot's environment.
         boot_bits: of each slot's partition of the type that GRUB's gptprio looks for.
-        faults: why something could not be read, by the loader that it would speak for.
+        faults: why something that is there could not be read, by the loader that it would speak
+            for.
+        absent: where there is nothing to read, likewise.
     """
 
     custom_command: bool = False
@@ -68,6 +71,7 @@ class Facts:
     uboot_order: str | None = None
     boot_bits: Mapping[Slot, BootBits] = field(default_factory=dict)
     faults: Mapping[str, str] = field(default_factory=dict)
+    absent: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose_loader(name: str, places: Places) -> Choice:
@@ -85,12 +89,18 @@ def detect(facts: Facts) -> Choice:
     """Return the one loader that the facts speak for.
 
     What the settings say counts alone; only where they say nothing, what the machine shows does.
+    But `slots.grubenv` alone is no word against boot bits that are set: before there was "auto",
+    they were the memory of a node whose settings named no loader, whatever else these held.
 
     Raises:
-        BootControlUnknownError: none is spoken for, or more than one.
+        BootControlUnknownError: none is spoken for, or more than one; or something cannot be read
+            that may say otherwise.
     """
-    said = _said(facts)
-    spoken = said or _shown(facts)
+    said, bits = _said(facts), _bits(facts)
+    spoken = (said | bits if set(said) == {"grubenv"} else said) or _shown(facts) | bits
+    doubt = "" if said else _doubt(facts, spoken)
+    if doubt:
+        raise BootControlUnknownError(f"{', '.join(spoken)} may be what is left over: {doubt}")
     if len(spoken) == 1:
         ((name, because),) = spoken.items()
         return Choice(name=name, because=because)
@@ -119,13 +129,33 @@ def _shown(facts: Facts) -> dict[str, str]:
         spoken["efi"] = f"the firmware started its entry {facts.booted_entry}"
     if {slot.value for slot in Slot} & set((facts.uboot_order or "").split()):
         spoken["uboot"] = f"U-Boot's environment has BOOT_ORDER={facts.uboot_order}"
-    if set(facts.boot_bits) == set(Slot) and any(
+    return spoken
+
+
+def _bits(facts: Facts) -> dict[str, str]:
+    if set(facts.boot_bits) != set(Slot) or not any(
         bits != BootBits() for bits in facts.boot_bits.values()
     ):
-        spoken["gptprio"] = "the partitions of both slots have boot bits in the GPT: " + ", ".join(
-            f"{slot.value} {bits.words}" for slot, bits in facts.boot_bits.items()
-        )
-    return spoken
+        return {}
+    words = (f"{slot.value} {bits.words}" for slot, bits in facts.boot_bits.items())
+    because = f"the partitions of both slots have boot bits in the GPT: {', '.join(words)}"
+    return {"gptprio": because}
+
+
+def _doubt(facts: Facts, spoken: Mapping[str, str]) -> str:
+    """Say what keeps the evidence for a loader from counting; empty when nothing does.
+
+    systemd-boot started this system, but its partition may not be mounted yet; and boot bits
+    outlive the change to another loader, whose memory may not be there yet either.
+    """
+    if not spoken:
+        return ""
+    info = facts.loader_info or ""
+    if info.startswith("systemd-boot") and "systemd-boot" not in spoken:
+        return f"{info} started this system, but {TEMPLATES} has no template for each slot"
+    if set(spoken) == {"gptprio"} and "uboot" in facts.faults:
+        return f"U-Boot's environment cannot be read: {facts.faults['uboot']}"
+    return ""
 
 
 def _missing(facts: Facts) -> list[str]:
@@ -141,12 +171,14 @@ def _missing(facts: Facts) -> list[str]:
     }
     if (info or "").startswith("systemd-boot"):
         found["systemd-boot"] += f", but {TEMPLATES} has no template for each slot"
-    return [f"{name}: {facts.faults.get(name, word)}" for name, word in found.items()]
+    found |= dict(facts.absent) | dict(facts.faults)
+    return [f"{name}: {word}" for name, word in found.items()]
 
 
 def look(places: Places) -> Facts:
     """Gather the facts; whatever cannot be read is noted, and speaks for nothing."""
     faults: dict[str, str] = {}
+    absent: dict[str, str] = {}
     return Facts(
         custom_command=bool(places.custom_command),
         grubenv=places.grubenv,
@@ -155,9 +187,10 @@ def look(places: Places) -> Facts:
             slot for slot in Slot if _is_file(places.boot_folder / TEMPLATES / f"{slot.value}.conf")
         ),
         booted_entry=_booted_entry(places.efivars),
-        uboot_order=_uboot_order(places.uboot_config, faults),
+        uboot_order=_uboot_order(places.uboot_config, faults, absent),
         boot_bits=_boot_bits(places.disk, places.layout, faults),
         faults=faults,
+        absent=absent,
     )
 
 
@@ -166,6 +199,16 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a folder that we may not enter
         return False
+
+
+def _may_exist(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def _loader_info(efivars: Path) -> str | None:
@@ -196,11 +239,11 @@ def _text(value: bytes) -> str:
     return text.partition("\0")[0]
 
 
-def _uboot_order(config: Path, faults: dict[str, str]) -> str | None:
+def _uboot_order(config: Path, faults: dict[str, str], absent: dict[str, str]) -> str | None:
     try:
         order = load(places_of(config)).values.get(ORDER)
     except PartitionsError as error:
-        faults["uboot"] = str(error)
+        (faults if _may_exist(config) else absent)["uboot"] = str(error)
         return None
     return None if order is None else order.decode(errors="replace")
 

@@ -3,7 +3,8 @@
 Each slot has one boot entry of the firmware, called `bascule-a` or `bascule-b`; bascule does not
 make or change entries. BootNext counts one boot, as the firmware forgets it before it starts what
 it names. In BootOrder the target comes first, then the other slot if it is confirmed, then
-everybody else in their order.
+everybody else in their order. The booted slot behind the other one is not confirmed: some firmware
+puts every valid entry back at the end of BootOrder, also that of a trial under way.
 
 Each variable changes by itself, whole or not at all. Where a verb changes both, their order is such
 that the firmware finds in between what it would have started before or what it shall start after.
@@ -24,7 +25,7 @@ from partitions.efi_firmware import (
     packed,
 )
 from partitions.efi_variables import Variables
-from partitions.errors import BootControlError, EfiEntryError, SlotBootedError
+from partitions.errors import BootControlError, EfiEntryError, EfiVariableError, SlotBootedError
 from partitions.slots import Slot
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,16 @@ class EfiBootEntries:
         """Return what the firmware remembers and would do next.
 
         A slot without an entry is not armed; one that is not active is not found in BootOrder.
+
+        Raises:
+            EfiVariableError: the variables cannot be read, or there is no boot entry at all.
         """
         memory = FirmwareMemory.of(self._variables)
+        if not memory.options:  # an empty mount point is no firmware that remembers nothing
+            raise EfiVariableError("there is no boot entry at all: efivarfs is not mounted")
         return BootState(
             target=memory.next.slot if memory.next else None,
-            slots={slot: _state(memory, slot) for slot in Slot},
+            slots={slot: _state(memory, slot, booted=self._booted) for slot in Slot},
         )
 
     def disarm(self, slot: Slot) -> None:
@@ -169,9 +175,17 @@ def _entry(memory: FirmwareMemory, slot: Slot) -> int:
     return number
 
 
-def _state(memory: FirmwareMemory, slot: Slot) -> SlotState:
+def _state(memory: FirmwareMemory, slot: Slot, *, booted: Slot | None = None) -> SlotState:
     numbers = _numbers(memory, slot)
-    active = {number for number in numbers if memory.options[number].active}
-    confirmed = bool(active.intersection(memory.order))
+    place = _place(memory, slot)
+    ahead = _place(memory, slot.other)
+    confirmed = place is not None and not (slot is booted and ahead is not None and ahead < place)
     on_trial = memory.once in numbers and not confirmed
-    return SlotState(armed=confirmed or on_trial, tries_left=int(on_trial), confirmed=confirmed)
+    armed = place is not None or on_trial
+    return SlotState(armed=armed, tries_left=int(on_trial), confirmed=confirmed)
+
+
+def _place(memory: FirmwareMemory, slot: Slot) -> int | None:
+    """Return where in BootOrder the slot's first active entry is, or nothing."""
+    active = {number for number in _numbers(memory, slot) if memory.options[number].active}
+    return next((at for at, number in enumerate(memory.order) if number in active), None)

@@ -18,12 +18,14 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Final
 
 from partitions.boot.control import BootState, SlotState
 from partitions.boot_folder import SECTOR_BYTES, Folder
 from partitions.errors import (
     BootControlError,
+    BootFolderError,
     LoaderDefaultError,
     LoaderForeignError,
     LoaderTemplateError,
@@ -161,7 +163,11 @@ class SystemdBootEntries:
         return TRIES_MAX
 
     def read(self) -> BootState:
-        """Return what the loader remembers and would do next."""
+        """Return what the loader remembers and would do next.
+
+        Raises:
+            BootFolderError: the loader's partition is not mounted, or cannot be read.
+        """
         found = self._find()
         return BootState(target=found.target, slots={slot: found.state(slot) for slot in Slot})
 
@@ -198,8 +204,19 @@ class SystemdBootEntries:
         self._remove("rejected", slot, found)
 
     def _find(self) -> EntriesFound:
+        """Look at the entries; an empty mount point is not a loader that remembers nothing.
+
+        Raises:
+            BootFolderError: it cannot be read, or neither entry nor template of a slot is there.
+        """
         files = files_of(self._folder)
-        return EntriesFound(files, tuple(entries(files, self._present)))
+        found = EntriesFound(files, tuple(entries(files, self._present)))
+        if not any(found.names_of(slot) or self._present(template_of(slot)) for slot in Slot):
+            raise BootFolderError(
+                f"neither {ENTRIES} nor {PurePosixPath(template_of(Slot.A)).parent} has a file of "
+                "a slot: the loader's partition is not mounted"
+            )
+        return found
 
     def _present(self, path: str) -> bool:
         return exists(self._folder, path)

@@ -19,22 +19,21 @@
 #
 # Commands: env import and export, or saveenv; load, fatwrite, test, echo, reset. No setexpr.
 
-test -n "${bascule_store}" || setenv bascule_store file
-test -n "${bascule_file}" || setenv bascule_file uboot.env
-test -n "${bascule_scratch}" || setenv bascule_scratch 0x2000000
-test -n "${bascule_kernel}" || setenv bascule_kernel 0x1000000
+# Defaults, and all else that is only for this boot, are shell variables without setenv: saveenv does
+# not keep them, so another default of a later script wins. ${…} finds the environment's first.
+test -n "${bascule_store}" || bascule_store=file
+test -n "${bascule_file}" || bascule_file=uboot.env
+test -n "${bascule_scratch}" || bascule_scratch=0x2000000
+test -n "${bascule_kernel}" || bascule_kernel=0x1000000
 # Well above the place where the kernel unpacks itself (16 to some 90 MiB), else it dies in silence.
-test -n "${bascule_initrd}" || setenv bascule_initrd 0x10000000
-test -n "${bascule_start}" || setenv bascule_start 'zboot ${bascule_kernel} ${bascule_size} ${bascule_initrd} ${filesize}'
-test -n "${bascule_args}" || setenv bascule_args console=ttyS0 panic=-1
-setenv bascule_part "${devtype} ${devnum}:${distro_bootpart}"
+test -n "${bascule_initrd}" || bascule_initrd=0x10000000
+test -n "${bascule_args}" || bascule_args="console=ttyS0 panic=-1"
 
-# Shell variables without setenv: saveenv does not keep them.
 known=1
 if test "${bascule_store}" != "saveenv"; then
   setenv BOOT_ORDER; setenv BOOT_a_OK; setenv BOOT_a_LEFT; setenv BOOT_b_OK; setenv BOOT_b_LEFT
   known=0
-  if load ${bascule_part} ${bascule_scratch} ${bascule_file}; then
+  if load ${devtype} ${devnum}:${distro_bootpart} ${bascule_scratch} ${bascule_file}; then
     if test "${filesize}" = "200"; then
       if env import -c ${bascule_scratch} 0x200 BOOT_ORDER BOOT_a_OK BOOT_a_LEFT BOOT_b_OK BOOT_b_LEFT; then known=1; fi
     fi
@@ -67,7 +66,7 @@ if test "${known}" = "1"; then
           if saveenv; then may=1; fi
         else
           if env export -c -s 0x200 ${bascule_scratch} BOOT_ORDER BOOT_a_OK BOOT_a_LEFT BOOT_b_OK BOOT_b_LEFT; then
-            if fatwrite ${bascule_part} ${bascule_scratch} ${bascule_file} 0x200; then may=1; fi
+            if fatwrite ${devtype} ${devnum}:${distro_bootpart} ${bascule_scratch} ${bascule_file} 0x200; then may=1; fi
           fi
         fi
         if test "${may}" = "0"; then echo "bascule: slot ${slot} is passed over: its try cannot be counted"; fi
@@ -77,9 +76,15 @@ if test "${known}" = "1"; then
     if test "${may}" = "1"; then
       echo "bascule: slot=${slot} ok=${ok} left=${fewer}"
       setenv bootargs "bascule.slot=${slot} ${bascule_args}"
-      if load ${bascule_part} ${bascule_kernel} /bascule/${slot}/linux; then
-        setenv bascule_size 0x${filesize}
-        if load ${bascule_part} ${bascule_initrd} /bascule/${slot}/initrd; then run bascule_start; fi
+      if load ${devtype} ${devnum}:${distro_bootpart} ${bascule_kernel} /bascule/${slot}/linux; then
+        bascule_size=0x${filesize}
+        if load ${devtype} ${devnum}:${distro_bootpart} ${bascule_initrd} /bascule/${slot}/initrd; then
+          if test -n "${bascule_start}"; then
+            run bascule_start
+          else
+            zboot ${bascule_kernel} ${bascule_size} ${bascule_initrd} ${filesize}
+          fi
+        fi
       fi
       echo "bascule: slot ${slot} does not start"
       failed=1

@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from partitions.boot import KEEPERS
+from partitions.errors import BootControlError
 from partitions.slots import Slot
 from tests.sim.full_disk import read_only
 from tests.sim.lives import due_now, let_time_pass, live, new_process
@@ -23,7 +24,7 @@ from tests.sim.world import World, run_until
 from updater import rebooting
 from updater.daemon import Daemon
 from updater.engine import Engine
-from updater.guard import CONFIRMED_FILE, UNTIL_FILE, note_until, patience
+from updater.guard import CONFIRMED_FILE, NO_WAY_BACK_FILE, UNTIL_FILE, note_until, patience
 from updater.lifecycle import State
 from updater.machine_model import STOPPING_FILE
 from updater.settings import CheckSettings, HealthSettings
@@ -129,6 +130,12 @@ class TestItLeavesAlone:
         root.arm(reboots_left=0)
         assert root.guard(shell) == []
         assert "had all the reboots that it may cost" in root.said
+
+    def test_a_system_without_a_way_back(self, root: Root, shell: str) -> None:
+        root.arm()
+        (root.run_folder / NO_WAY_BACK_FILE).touch()
+        assert root.guard(shell) == []
+        assert "no other slot to boot" in root.said
 
     @pytest.mark.parametrize(
         "text",
@@ -377,15 +384,71 @@ class TestTogether:
             pass
         assert guarded(world, beside) == []
 
+    def test_what_one_look_at_the_loader_tells_does_not_end_the_guard_for_good(
+        self, world: World, beside: Root, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        on_trial(world)
+        node = world.node()
+        node.loader.arm(Slot.B, tries=1)
+        node.loader.disarm(Slot.A)
+        with node.locked():
+            assert (world.folder / "state/trial").exists()
+        node.loader.confirm(Slot.A)
+        with new_process(world, monkeypatch).locked():
+            pass
+        let_time_pass(world)
+        assert guarded(world, beside) == ALL_STEPS
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+@pytest.mark.parametrize(("name", "place"), [("systemd-boot", "boot"), ("efi", "efivars")])
+def test_a_new_system_that_does_not_mount_the_loaders_memory_goes_back(
+    tmp_path: Path, beside: Root, name: str, place: str, *, healthy: bool
+) -> None:
+    with World(tmp_path / "world", image_size=512 * 1024, boot_control=name) as world:
+        if not healthy:
+            world.health = ["sh", "-c", "test $BASCULE_VERSION != 2.0.0"]
+            world.write_settings()
+        run_until(Engine(node=world.boot()), "idle")
+        on_trial(world)
+        mount_point, partition = world.folder / place, world.folder / "unmounted"
+        mount_point.rename(partition)
+        mount_point.mkdir()
+        engine = Engine(node=world.node())
+        for _ in range(3):
+            with pytest.raises(BootControlError, match="not mounted"):
+                engine.step()
+            let_time_pass(world)
+        assert guarded(world, beside) == ALL_STEPS
+        mount_point.rmdir()
+        partition.rename(mount_point)
+        assert world.boot().boot().slot is Slot.A
+        live(world)
+        (why,) = world.node().store.read_denied().values()
+        assert (why.code, why.version) == ("trial-guarded", "2.0.0")
+
 
 def test_the_time_of_a_service_covers_deadline_look_steady_time_and_the_way_back() -> None:
     checks = [CheckSettings(name="x", command=["true"], timeout_secs=40)]
     health = HealthSettings(
         checks=checks, ports=["127.0.0.1:1"] * 4, deadline_secs=300, steady_secs=60
     )
-    secs = 300 + 60 + 2 * 10 + 4 * 5 + 40 + 7 * 60
+    secs = 300 + 60 + 2 * (2 * 10 + 4 * 5 + 40 + 5) + 7 * 60
     assert patience(health, timedelta(seconds=20)) == timedelta(seconds=secs)
     assert patience(health, timedelta(seconds=500)) == timedelta(seconds=secs + 200)
+
+
+@pytest.mark.parametrize(("deadline", "look", "steady"), [(700, 600, 610), (300, 30, 299)])
+def test_the_time_of_a_service_outlasts_every_trial_that_ends_well(
+    deadline: float, look: float, steady: float
+) -> None:
+    """The latest one: a look begins right before the deadline, and each takes its full time."""
+    checks = [CheckSettings(name="x", command=["true"], timeout_secs=look)]
+    health = HealthSettings(checks=checks, deadline_secs=deadline, steady_secs=steady)
+    ends = since = deadline + look
+    while ends - since < steady:
+        ends += health.interval_secs + look
+    assert patience(health, timedelta(seconds=30)).total_seconds() >= ends
 
 
 def test_a_note_that_cannot_be_made_hurts_nothing(tmp_path: Path) -> None:

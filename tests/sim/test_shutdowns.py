@@ -20,6 +20,7 @@ from tests.sim.world import World, run_until
 from updater import rebooting
 from updater.daemon import Daemon
 from updater.engine import Engine
+from updater.errors import StateError
 from updater.lifecycle import State
 from updater.machine_model import STOPPING_FILE
 from updater.node import Node
@@ -44,10 +45,10 @@ def on_trial(world: World) -> Node:
     return node
 
 
-def noted(node: Node) -> None:
+def noted(node: Node, state: State = State.TRIAL) -> None:
     """Let a process look where the node stands, as the service does first of all."""
     with node.locked() as memory:
-        assert memory.state is State.TRIAL
+        assert memory.state is state
 
 
 def shut_down(world: World) -> Node:
@@ -119,6 +120,28 @@ class TestACleanShutdown:
         assert memory_of(world).waiting_code == ""
         assert world.boot().boot().slot is Slot.B
 
+    def test_after_the_loader_was_told_takes_no_confirmation_back(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The floor could not be written on a full disk; somebody makes room and reboots."""
+        node = on_trial(world)
+
+        def full(_: int) -> None:
+            raise StateError("no space left on device")
+
+        monkeypatch.setattr(node.store, "raise_floor", full)
+        engine = Engine(node=node)
+        engine.step()  # the look at the health
+        with pytest.raises(StateError):
+            engine.step()
+        assert node.loader.read().slots[Slot.B].confirmed
+        assert memory_of(world).state is State.TRIAL
+        node = shut_down(world)
+        assert node.loader.read().slots[Slot.B].confirmed
+        assert node.boot().slot is Slot.B
+        run_until(Engine(node=node), "idle")
+        assert node.store.read_floor() == 2
+
     def test_while_a_check_fails_late_is_no_verdict(self, world: World) -> None:
         """What is stopped by the shutdown fails; that is not the version's fault."""
         world.health = ["false"]
@@ -138,6 +161,13 @@ class TestAnEndWithoutAShutdown:
         noted(on_trial(world))
         noted(shut_down(world))
         assert world.boot().boot().slot is Slot.A  # power, a watchdog, a panic
+        noted(world.node(), State.IDLE)
+        failure = memory_of(world).last_failure
+        assert failure is not None
+        assert failure.code == "reset-once"
+        run_until(Engine(node=world.node()), "rebooting")
+        noted(world.boot())
+        assert world.boot().boot().slot is Slot.A
         live(world)
         assert denied(world) == ["trial-reset"]
 

@@ -27,8 +27,10 @@ from updater.agent import Wait
 from updater.bus.view import properties
 from updater.checking import ArmedAlreadyError, withdraw
 from updater.daemon import Daemon
+from updater.download import DownloadStoppedError
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
 from updater.errors import EXIT_ARMED, IllegalTransitionError, StateError
+from updater.install import ReadBackError
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE, STOPPING_FILE
 from updater.metrics import render
@@ -337,6 +339,90 @@ class TestASteadyTime:
         assert steady.node.loader.read().slots[Slot.B] == CONFIRMED
 
 
+class TestABootOfAHalfWrittenSlot:
+    """Somebody's boot menu, or the firmware's own order, chooses what nobody armed."""
+
+    @pytest.fixture(params=["power", "read-back"])
+    def half_written(
+        self, request: pytest.FixtureRequest, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> World:
+        """A node whose install of 2.0.0 ended before the slot was verified."""
+        ends = {"power": DownloadStoppedError, "read-back": ReadBackError}[request.param]
+
+        def ended(*_: object, **__: object) -> None:
+            raise ends("before the slot was verified")
+
+        world.release("2.0.0", rollback_index=2)
+        due_now(world)
+        with monkeypatch.context() as patched:
+            patched.setattr(updating, "verify_slot", ended)
+            with pytest.raises(ends):
+                Engine(node=world.node()).step()
+        return world
+
+    def choose(self, world: World) -> Node:
+        GptPriorities(world.disk, world.node().layout).arm(Slot.B, tries=1)
+        node = world.boot()
+        assert node.boot().slot is Slot.B
+        return node
+
+    def test_goes_back_at_once_and_blames_no_version(self, half_written: World) -> None:
+        world = half_written
+        engine = Engine(node=self.choose(world))
+        run_until(engine, "rebooting", steps=2)
+        assert engine.node.loader.read().slots[Slot.B] == DISARMED
+        node = world.boot()
+        assert node.boot().slot is Slot.A
+        found = memory(node)
+        assert (found.state, node.store.read_denied()) == (State.IDLE, {})
+        assert found.last_failure is not None
+        assert found.last_failure.code == "slot-unverified"
+        with node.locked() as found, pytest.raises(RollbackRefusedError):
+            rebooting.roll_back(node, found)
+        due_now(world)
+        live(world)
+        assert world.node().running().version == "2.0.0"
+        assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+
+    def test_that_comes_again_stays_and_is_never_confirmed_by_itself(
+        self, half_written: World
+    ) -> None:
+        world = half_written
+        run_until(Engine(node=self.choose(world)), "rebooting", steps=2)
+        assert memory(world.boot()).state is State.IDLE
+        engine = Engine(node=self.choose(world))
+        for _ in range(2):
+            run_until(engine, "slot-unverified", steps=2)
+            let_time_pass(world)
+        assert memory_of(world).state is State.TRIAL
+        assert not engine.node.loader.read().slots[Slot.B].confirmed
+        status = "\n".join(shown.status_lines(shown.status(engine.node)))
+        assert "was never verified" in status
+        with engine.node.locked() as found:
+            rebooting.confirm(engine.node, found)
+        assert memory_of(world).unverified is None
+        assert engine.node.loader.read().slots[Slot.B] == CONFIRMED
+
+    def test_stays_where_there_is_nothing_to_go_back_to(self, half_written: World) -> None:
+        world = half_written
+        node = self.choose(world)
+        somebody = GptPriorities(world.disk, node.layout)
+        somebody.arm(Slot.B, tries=1)
+        somebody.disarm(Slot.A)
+        run_until(Engine(node=node), "slot-unverified", steps=2)
+        assert memory_of(world).state is State.TRIAL
+
+    def test_is_marked_though_the_loader_calls_it_confirmed(self, half_written: World) -> None:
+        world = half_written
+        GptPriorities(world.disk, world.node().layout).confirm(Slot.B)
+        node = world.boot()
+        assert node.boot().slot is Slot.B
+        run_until(Engine(node=node), "rebooting", steps=2)
+        node = world.boot()
+        assert node.boot().slot is Slot.A
+        assert memory(node).state is State.IDLE
+
+
 class TestATrialThatNobodyJudged:
     def test_is_taken_for_failed_when_the_loader_went_back(self, world: World) -> None:
         """Power was cut or a watchdog bit before the node came up at all."""
@@ -347,19 +433,65 @@ class TestATrialThatNobodyJudged:
         assert (found.state, found.update) == (State.IDLE, None)
         assert [why.code for why in node.store.read_denied().values()] == ["trial-boot-failed"]
 
-    def test_is_taken_for_failed_when_it_was_rebooted_in_between(self, world: World) -> None:
-        world.health = ["false"]
+    def test_is_taken_for_failed_when_it_was_reset_in_between_for_the_second_time(
+        self, world: World
+    ) -> None:
+        world.health = sick_of("2.0.0")
         world.write_settings()
-        run_until(Engine(node=on_trial(world)), "health-pending")
+        self.reset(world)
+        assert memory(world.boot()).state is State.IDLE
+        run_until(Engine(node=world.node()), "rebooting")  # it is tried once more by itself
+        assert world.boot().boot().slot is Slot.B
+        run_until(Engine(node=world.node()), "health-pending")
         node = world.boot()
         assert memory(node).state is State.IDLE
         assert [why.code for why in node.store.read_denied().values()] == ["trial-reset"]
+        live(world)
+        sent = world.payloads.sent
+        for _ in range(2):
+            due_now(world)
+            with pytest.raises(VersionDeniedError):
+                Engine(node=world.node()).step()
+        assert world.payloads.sent == sent
+
+    def reset(self, world: World) -> None:
+        """Let 2.0.0 come up on trial, and the power fail before it is judged."""
+        with on_trial(world).locked() as found:
+            assert found.state is State.TRIAL
+
+    def test_is_tried_once_more_when_its_power_failed(
+        self, world: World, director: Director
+    ) -> None:
+        """A whole site may lose its power during a rollout."""
+        world.write_settings(poll_interval_secs=f"3600\n{director.setting}")
+        self.reset(world)
+        node = world.boot()
+        assert node.boot().slot is Slot.A
+        found = memory(node)
+        assert (found.state, found.reset_versions) == (State.IDLE, ("2.0.0",))
+        assert node.store.read_denied() == {}
+        status = shown.status(node)
+        assert status["last_failure"]["code"] == "reset-once"
+        said = "\n".join(shown.status_lines(status))
+        assert "ended without an orderly shutdown before it was judged, once so far" in said
+        assert "refuses" not in said
+        assert node.store.history()[-1]["code"] == "reset-once"
+        assert node.steering is not None
+        flush(node.store, node.steering, checking.present(node, found))
+        (failure,) = [event for event in director.events if event.result == 0]
+        assert (failure.bascule_code, failure.next_version) == ("reset-once", "2.0.0")
+        assert failure.error_code != 44
+        live(world)
+        node = world.node()
+        assert node.running().version == "2.0.0"
+        assert memory_of(world).reset_versions == ()
 
     def test_is_told_with_its_cause_to_people_metrics_and_the_server(
         self, world: World, director: Director
     ) -> None:
         world.write_settings(poll_interval_secs=f"1\n{director.setting}")
-        memory(on_trial(world))
+        node = on_trial(world)
+        node.keep(memory(node), reset_versions=("2.0.0",))  # it is not the first time
         node = world.boot()
         memory(node)
         said = "version 2.0.0 in slot b came up and ended without an orderly shutdown"
@@ -756,6 +888,48 @@ class TestRollingBack:
             self.roll_back(node)
         assert node.loader.read().target is Slot.A
 
+    def test_to_a_slot_that_was_half_written_is_refused(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Though the loader calls it confirmed: firmware may put every entry into its order."""
+        node = self.on_2(world)
+        world.release("3.0.0", rollback_index=2)
+        due_now(world)
+
+        def lost(*_: object, **__: object) -> None:
+            raise ReadBackError("the disk loses what it is given")
+
+        monkeypatch.setattr(updating, "verify_slot", lost)
+        with pytest.raises(ReadBackError):
+            Engine(node=node).step()
+        somebody = GptPriorities(world.disk, node.layout)
+        somebody.confirm(Slot.A)
+        somebody.confirm(Slot.B)
+        for again in (node, new_process(world, monkeypatch), world.boot()):
+            before = again.loader.read()
+            with pytest.raises(RollbackRefusedError, match="slot a was begun and not verified"):
+                self.roll_back(again)
+            assert (again.loader.read(), memory_of(world).state) == (before, State.IDLE)
+
+    def test_to_a_slot_that_was_written_whole_after_half_of_it_is_none_of_that(
+        self, world: World
+    ) -> None:
+        node = self.on_2(world)
+        data = world.release("3.0.0", rollback_index=1)
+        world.payloads.manners = Manners(flip_at=len(data) - 20)
+        due_now(world)
+        with pytest.raises(PayloadSignatureError):
+            Engine(node=node).step()
+        assert memory_of(world).unverified is not None
+        world.payloads.manners = Manners()
+        due_now(world)
+        run_until(Engine(node=world.node()), "reboot-manual")
+        assert memory_of(world).unverified is None
+        world.boot()
+        live(world)
+        assert world.node().running().version == "3.0.0"
+        assert self.roll_back(world.node()).state is State.ARMED
+
     def test_is_refused_during_a_trial(self, world: World) -> None:
         node = on_trial(world)
         with pytest.raises(IllegalTransitionError):
@@ -952,7 +1126,7 @@ class TestAFailedInstall:
                 target.unrecognized_fields["custom"]["partitions"][0]["size"] = 1 << 40
         world.repository.promote("3.0.0")
         due_now(world)
-        with pytest.raises(Exception, match="its partition"):
+        with pytest.raises(Exception, match="partition USR-A holds"):
             Engine(node=node).step()
         assert node.loader.read().slots[Slot.A] == CONFIRMED
         assert world.slot_bytes(Slot.A) == world.image_bytes("1.0.0")

@@ -1,7 +1,8 @@
-"""The reference OS on systemd-boot: systemd, D-Bus, the shipped units, watchdog and guard.
+"""The reference OS on EFI's loaders: systemd, D-Bus, the shipped units, watchdog and guard.
 
 What the small guest shows on every loader, here with a whole system: health by units, a hung init
-that the watchdog of the initrd resets, and a trial whose service never starts.
+that the watchdog of the initrd resets, and a trial whose service never starts. The service is in
+its sandbox here, which must let it write a loader entry or a variable of the firmware.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import pytest
 
 from images.reference import cli
 from images.signing import public_pem
-from partitions.disk_image import create_disk
+from partitions.disk_image import FirmwareFile, create_disk
 from partitions.layout import read_layout
 from tests.e2e.boot.archive import CACHE
+from tests.e2e.boot.conftest import ONLY
 from tests.e2e.boot.disks import convert, copy, machine, variables_of
-from tests.e2e.boot.loaders import LOADERS
+from tests.e2e.boot.loaders import LOADERS, Loader
 from tests.e2e.boot.machine import OVMF, Drive, VirtualMachine
 from tests.e2e.boot.node import Publisher, put
 from tests.e2e.boot.small_guest import System
@@ -34,13 +36,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.boot]
 
 CHECKOUT: Final = Path(__file__).parents[3]
 LAYOUT: Final = CHECKOUT / "partitions/layouts/reference.toml"
-LOADER: Final = LOADERS["systemd-boot"]
+TESTED: Final = ("systemd-boot", "efi")
 OLD: Final = "1.0.0"
 NUMBERS: Final = itertools.count(1)
 GUARD_SECS: Final = 1500.0  # its timer waits for 15 minutes of the guest's time
 BUILT: Final = "2026-11-28T10:00:00Z"
 
 SETTINGS: Final = """\
+[server]
+omaha_url = ""
+
 [trust]
 metadata_url = "{metadata}"
 root_file = "/var/lib/bascule-test/root.json"
@@ -77,6 +82,7 @@ def build(variant: str, version: str) -> System:
 class Kept:
     """The booted reference OS, to be begun again and again."""
 
+    loader: Loader
     disk: Path
     copy: Path
     publisher: Publisher
@@ -85,12 +91,17 @@ class Kept:
         """Go back to where A is up and follows the publisher."""
         copy(self.disk, self.copy)
         drive = Drive(path=self.copy, format="qcow2")
-        return VirtualMachine(machine(LOADER, drive), snapshot="up")
+        return VirtualMachine(machine(self.loader, drive), snapshot="up")
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
-    """Boot slot A once."""
+@pytest.fixture(scope="module", params=TESTED)
+def kept(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Kept]:
+    """Boot slot A once with each loader."""
+    loader = LOADERS[str(request.param)]
+    if loader.name not in os.environ.get(ONLY, loader.name).split(","):
+        pytest.skip(f"{ONLY} does not name {loader.name}")
     for program, package in {"mmdebstrap": "mmdebstrap", "mkfs.erofs": "erofs-utils"}.items():
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed (package {package})")
@@ -99,19 +110,22 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     folder = tmp_path_factory.mktemp("reference")
     raw, disk = folder / "disk.img", folder / "disk.qcow2"
     old = build("good", OLD)
-    create_disk(read_layout(LAYOUT), raw, images=old.parts, loader=LOADER.name)
-    shutil.copyfile(OVMF / "OVMF_VARS_4M.fd", variables_of(raw))
+    firmware = FirmwareFile(output=variables_of(raw)) if loader.name == "efi" else None
+    create_disk(read_layout(LAYOUT), raw, images=old.parts, loader=loader.name, firmware=firmware)
+    if firmware is None:
+        shutil.copyfile(OVMF / "OVMF_VARS_4M.fd", variables_of(raw))
     convert(raw, disk)
     with Publisher(folder / "published") as publisher:
-        with VirtualMachine(machine(LOADER, Drive(path=disk, format="qcow2"))) as guest:
+        with VirtualMachine(machine(loader, Drive(path=disk, format="qcow2"))) as guest:
             guest.expect(f"slot=a version={OLD} root=verified")
             guest.expect_agent()
             follow(guest, publisher)
             guest.run("systemctl is-system-running --wait || true")
             guest.run("systemctl restart bascule.service && bascule status")
+            print(guest.run("bascule slots"))
             guest.save("up")
             print(f"\nreference OS up, cpu-seconds={guest.cpu_seconds:.1f}")
-        yield Kept(disk, folder / "copy.qcow2", publisher)
+        yield Kept(loader, disk, folder / "copy.qcow2", publisher)
     shutil.rmtree(folder)
 
 
@@ -167,6 +181,7 @@ def test_an_update_is_confirmed_by_the_service(kept: Kept, guest: VirtualMachine
         ("panic-init", {"trial-boot-failed", "trial-fell-back"}),
         ("hung-init", {"trial-boot-failed", "trial-fell-back"}),
         ("unhealthy", {"trial-unhealthy"}),
+        ("no-state", {"trial-boot-failed", "trial-fell-back"}),
         pytest.param("no-daemon", {"trial-guarded"}, marks=pytest.mark.slow),
     ],
 )

@@ -307,6 +307,20 @@ def test_ranks_are_those_of_cgpt_prioritize(
     assert ranks[0] == ranks[1]
 
 
+def test_the_old_slot_of_a_flatcar_disk_is_chosen_by_cgpt_add(make: Make) -> None:
+    """As docs/migrating-a-fleet.md goes back: `prioritize` knows ChromeOS kernels only."""
+    disk = make("sgdisk")
+    control = GptPriorities(disk, LAYOUT)
+    control.confirm(A)
+    control.arm(B, tries=1)
+    control.confirm(B)
+    assert control.read().target is B
+    run("cgpt", "add", "-i", NUMBERS[A], "-P", 15, "-S", 1, disk)
+    state = control.read()
+    assert (state.target, state.slots[A].confirmed, state.slots[B].confirmed) == (A, True, True)
+    Judges(disk, cgpt_reads_it=True).agree("gone back")
+
+
 @pytest.mark.parametrize("by_us", [False, True], ids=["sgdisk", "us"])
 def test_4096_byte_sectors_on_a_loop_device(folder: Path, *, by_us: bool) -> None:
     disk = folder / "disk.img"

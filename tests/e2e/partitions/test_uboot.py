@@ -159,6 +159,27 @@ def test_with_saveenv_the_variables_are_u_boots_own_and_the_file_is_left_alone(
     assert machine.disk.read_bytes() == before
 
 
+def test_the_defaults_of_the_script_are_not_in_the_environment_that_saveenv_keeps(
+    machine: UbootMachine,
+) -> None:
+    """Else a later script, of a later version, could not have others."""
+    machine.put(ENV, ours("a b", "0,0", "0,0"))
+    console = machine.boot(first="run bootcmd_virtio0; printenv; ")
+    assert "neither slot may boot" in console.partition("bootcmd_virtio0=")[0]
+    assert re.findall(r"^bascule_\w+=", console, re.MULTILINE) == []
+
+
+def test_what_a_board_sets_comes_before_the_defaults(machine: UbootMachine) -> None:
+    machine.put(ENV, ours("a b", "1,0", "0,0"))
+    own = "zboot ${bascule_kernel} ${bascule_size} ${bascule_initrd} ${filesize}"
+    console = machine.boot(
+        first=f"setenv bascule_start '{own}'; setenv bascule_args one two; "
+        "setenv bascule_kernel 0x1100000; "
+    )
+    assert started(console) == "a"
+    assert re.search(r"^bascule\.slot=a one two$", console, re.MULTILINE)
+
+
 @pytest.mark.parametrize("name", ["linux", "initrd"])
 def test_a_slot_that_does_not_load_costs_a_try_and_the_next_is_started(
     machine: UbootMachine, name: str

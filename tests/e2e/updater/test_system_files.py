@@ -88,6 +88,33 @@ def test_every_file_of_the_tree_is_laid_out_readable_by_all(destdir: Path, file:
     assert laid.stat().st_mode & 0o777 == (0o755 if is_program else 0o644)
 
 
+GUARDED: Final = "usr/lib/systemd/system/timers.target.wants/bascule-guard.timer"
+
+
+def test_every_link_of_the_tree_is_laid_out_as_a_link(destdir: Path) -> None:
+    links = {str(link.relative_to(TREE)): link.readlink() for link in linked(TREE)}
+    assert GUARDED in links
+    for name, target in links.items():
+        assert (destdir / name).readlink() == target
+        assert (destdir / name).exists()  # it leads somewhere, wherever the image is mounted
+
+
+def linked(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_symlink()]
+
+
+def test_the_guard_is_on_without_a_preset_too(destdir: Path, tmp_path: Path) -> None:
+    """A node whose /etc outlives its updates: a preset is for units that are new to a system."""
+    if shutil.which("systemctl") is None:
+        pytest.skip("systemctl is not installed (package systemd)")
+    shutil.copytree(destdir / "usr/lib/systemd", tmp_path / "usr/lib/systemd", symlinks=True)
+    (tmp_path / "etc").mkdir()
+    outcome = run("systemctl", f"--root={tmp_path}", "is-enabled", "bascule-guard.timer")
+    assert (outcome.stdout.strip(), list((tmp_path / "etc").iterdir())) == ("disabled", [])
+    wanted = tmp_path / GUARDED
+    assert wanted.resolve() == tmp_path / "usr/lib/systemd/system/bascule-guard.timer"
+
+
 def test_nothing_names_the_place_where_it_was_made(destdir: Path) -> None:
     traces = [str(destdir).encode(), str(ROOT).encode()]
     for file in destdir.rglob("*"):
@@ -160,7 +187,7 @@ def test_systemd_finds_no_fault_in_the_units(destdir: Path) -> None:
 def test_the_preset_switches_service_and_guard_on_and_the_confirming_unit_off(
     destdir: Path, tmp_path: Path, unit: str, state: str
 ) -> None:
-    shutil.copytree(destdir / "usr/lib/systemd", tmp_path / "usr/lib/systemd")
+    shutil.copytree(destdir / "usr/lib/systemd", tmp_path / "usr/lib/systemd", symlinks=True)
     run("systemctl", f"--root={tmp_path}", "preset", *OURS)
     assert run("systemctl", f"--root={tmp_path}", "is-enabled", unit).stdout.strip() == state
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -126,3 +127,12 @@ def test_damage_ends_in_some_answer_and_in_no_endless_reading(image: bytes) -> N
             bent[chance.randrange(1024, min(len(bent), 24 * 1024))] = chance.randrange(256)
         answer = read(bytes(bent[: chance.choice([len(bent), 1100, 4096, 9000])]), FILE, 4096)
         assert answer is None or len(answer) <= 4096
+
+
+def test_a_folder_of_zeros_has_no_file() -> None:
+    """A slot that was written in part: its superblock is there, its folders are not."""
+    image = bytearray(64 * 4096)
+    struct.pack_into("<4s8xBxH", image, 1024, b"\xe2\xe1\xf5\xe0", 12, 36)
+    # A compact inode in slot 36: a folder of one block, stored as it is in block 5.
+    struct.pack_into("<HHHHIII", image, 36 * 32, 0, 0, 0o040755, 2, 4096, 0, 5)
+    assert read(bytes(image), FILE) is None

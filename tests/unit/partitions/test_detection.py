@@ -77,7 +77,44 @@ def test_two_loaders_that_are_spoken_for_are_an_error(name: str) -> None:
 
 def test_what_the_settings_say_outranks_what_the_machine_shows() -> None:
     assert detect(Facts(custom_command=True, boot_bits=BITS, uboot_order="a b")).name == "custom"
-    assert detect(Facts(grubenv=Path("/g"), boot_bits=BITS)).name == "grubenv"
+    assert detect(Facts(grubenv=Path("/g"), uboot_order="a b")).name == "grubenv"
+
+
+def test_boot_bits_that_are_set_contradict_a_path_that_is_merely_set() -> None:
+    """A node of the release before kept its memory in them when its settings named no loader."""
+    with pytest.raises(BootControlUnknownError, match=r"more than one.*grubenv, .*; gptprio, "):
+        detect(Facts(grubenv=Path("/boot/grub/grubenv"), boot_bits=BITS))
+    unset = dict.fromkeys(Slot, BootBits())
+    assert detect(Facts(grubenv=Path("/g"), boot_bits=unset)).name == "grubenv"
+
+
+IN_DOUBT = {
+    "boot bits while /boot is not mounted": Facts(
+        loader_info="systemd-boot 252", templates=frozenset(), boot_bits=BITS
+    ),
+    "a firmware entry while /boot is not mounted": Facts(
+        loader_info="systemd-boot 252", booted_entry="bascule-a"
+    ),
+    "boot bits beside an environment that cannot be read": Facts(
+        boot_bits=BITS, faults={"uboot": "/boot/uboot.env cannot be opened"}
+    ),
+}
+
+
+@pytest.mark.parametrize("facts", IN_DOUBT.values(), ids=IN_DOUBT)
+def test_what_cannot_be_read_keeps_weaker_evidence_from_deciding(facts: Facts) -> None:
+    with pytest.raises(BootControlUnknownError, match="left over"):
+        detect(facts)
+
+
+def test_an_environment_that_cannot_be_read_is_no_doubt_about_what_was_started() -> None:
+    facts = Facts(booted_entry="bascule-a", faults={"uboot": "no CRC"})
+    assert detect(facts).name == "efi"
+
+
+def test_where_there_is_no_fw_env_config_boot_bits_decide() -> None:
+    facts = Facts(boot_bits=BITS, absent={"uboot": "/etc/fw_env.config: No such file"})
+    assert detect(facts).name == "gptprio"
 
 
 def test_two_settings_are_an_error() -> None:
@@ -107,7 +144,8 @@ class TestLooking:
 
     def test_an_empty_machine_shows_nothing_and_says_why(self, places: Places) -> None:
         facts = look(places)
-        assert facts == Facts(faults=facts.faults)
+        assert facts == Facts(faults=facts.faults, absent=facts.absent)
+        assert (set(facts.faults), set(facts.absent)) == ({"gptprio"}, {"uboot"})
         with pytest.raises(BootControlUnknownError) as caught:
             choose_loader(AUTO, places)
         assert f"uboot: {places.uboot_config} cannot be read: No such file" in str(caught.value)
@@ -142,6 +180,9 @@ class TestLooking:
         assert choose_loader(AUTO, places).name == "uboot"
         env.write_bytes(bytes(512))
         with pytest.raises(BootControlUnknownError, match=r"uboot: .*CRC"):
+            choose_loader(AUTO, places)
+        places.disk.write_bytes(two_slots(sector_size=512, a=BITS[A], b=BITS[B]).image)
+        with pytest.raises(BootControlUnknownError, match=r"gptprio may be .* CRC"):
             choose_loader(AUTO, places)
 
     def test_gpt_bits_on_the_slots_partitions(self, places: Places) -> None:

@@ -115,7 +115,49 @@ class TestTheVerbs:
             EfiBootEntries(firmware(0)).arm(B, tries=2)
 
 
+class TestAnEntryThatTheFirmwareAppends:
+    """Some firmware puts every valid boot entry back at the end of BootOrder."""
+
+    def test_does_not_confirm_the_trial_under_way(self) -> None:
+        control = EfiBootEntries(firmware(0, SHELL, 1), booted=B)
+        state = control.read()
+        assert state.target is A
+        assert state.slots[A] == SlotState(armed=True, tries_left=0, confirmed=True)
+        assert state.slots[B] == SlotState(armed=True, tries_left=0, confirmed=False)
+
+    def test_goes_with_the_trial_that_failed(self) -> None:
+        variables = firmware(0, SHELL, 1)
+        EfiBootEntries(variables, booted=B).reject(B)
+        assert order_of(variables) == (0, SHELL)
+
+    def test_comes_first_when_it_is_confirmed(self) -> None:
+        variables = firmware(0, SHELL, 1)
+        control = EfiBootEntries(variables, booted=B)
+        control.confirm(B)
+        assert order_of(variables) == (1, 0, SHELL)
+        assert all(state.confirmed for state in control.read().slots.values())
+
+    def test_is_on_trial_when_its_try_is_given_back(self) -> None:
+        state = EfiBootEntries(firmware(0, SHELL, 1, once=1), booted=B).read()
+        assert state.target is B
+        assert state.slots[B] == SlotState(armed=True, tries_left=1, confirmed=False)
+
+    def test_behind_the_booted_one_is_what_it_falls_back_to(self) -> None:
+        state = EfiBootEntries(firmware(1, 0, SHELL), booted=B).read()
+        assert state.slots[A] == SlotState(armed=True, tries_left=0, confirmed=True)
+        assert state.slots[B] == SlotState(armed=True, tries_left=0, confirmed=True)
+
+    def test_behind_somebody_elses_alone_is_confirmed(self) -> None:
+        assert EfiBootEntries(firmware(SHELL, 1), booted=B).read().slots[B].confirmed
+
+
 class TestEntries:
+    def test_an_empty_mount_point_is_no_firmware_that_remembers_nothing(self) -> None:
+        with pytest.raises(EfiVariableError, match="not mounted"):
+            EfiBootEntries(VariablesSim({BOOT_ORDER: packed([0])})).read()
+        state = EfiBootEntries(VariablesSim({"Boot0003": boot_option("UEFI Shell")})).read()
+        assert state.slots == dict.fromkeys(Slot, NOT_ARMED)
+
     def test_a_slot_without_an_entry_is_not_armed_and_refused(self) -> None:
         variables = firmware(0, 1, Boot0001=b"")
         control = EfiBootEntries(variables, booted=A)

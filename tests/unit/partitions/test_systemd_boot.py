@@ -228,6 +228,16 @@ class TestReading:
         with pytest.raises(BootFolderError):
             SystemdBootEntries(disk()).read()
 
+    def test_an_empty_mount_point_is_no_loader_that_remembers_nothing(self) -> None:
+        for files in ({}, {f"{ENTRIES}/debian.conf": b"linux /vmlinuz\n"}):
+            with pytest.raises(BootFolderError, match="not mounted"):
+                SystemdBootEntries(FolderSim(files)).read()
+
+    def test_one_template_or_one_entry_tells_the_partition(self) -> None:
+        for name in (template_of(B), f"{ENTRIES}/bascule-b+0-3.conf"):
+            state = SystemdBootEntries(FolderSim({name: b""})).read()
+            assert not any(state.slots[slot].armed for slot in Slot)
+
 
 class TestRefused:
     def refuse(self, folder: FolderSim, slot: Slot = B) -> BootControlError:

@@ -28,7 +28,7 @@ from updater.gates import GateVerdict
 from updater.gates.window import WindowGate
 from updater.lifecycle import State
 from updater.settings import WindowSettings
-from updater.state import NodeState, Update
+from updater.state import NodeState, Unverified, Update
 from updater.windows import read_windows
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -73,6 +73,10 @@ def answer(state: State, node: Mapping[str, object], **view: object) -> agent.Ac
 HEALTHY: Final = {"healthy_boot": "boot-2"}
 SEEN: Final = {"last_examined": timedelta(minutes=1)}
 STEADY: Final = {"healthy_since": timedelta(minutes=1), "steady": timedelta(minutes=1)}
+
+HALF: Final = Unverified(slot="b", booted_in="boot-2", boots=1)
+HALF_AGAIN: Final = Unverified(slot="b", booted_in="boot-2", boots=2)
+OTHER_HALF: Final = Unverified(slot="a")
 
 TABLE: Final = [
     # state, memory, view, what is done
@@ -120,6 +124,13 @@ TABLE: Final = [
     (State.ARMED, {"permit": "held", **HEALTHY}, {"reboot_retry_at": LATE}, ReturnPermit),
     (State.ARMED, {"permit": "held"}, {"reboot_retry_at": timedelta(minutes=2)}, Reboot),
     (State.TRIAL, {"update": None}, {"uptime": timedelta(days=1)}, Examine),
+    # what nobody verified is left at once, but once only, and confirmed by nobody
+    (State.TRIAL, {"update": None, "unverified": HALF}, {}, FallBack),
+    (State.TRIAL, {"update": None, "unverified": HALF}, {"booted_confirmed": True}, FallBack),
+    (State.TRIAL, {"update": None, "unverified": HALF}, {"can_fall_back": False}, Wait),
+    (State.TRIAL, {"update": None, "unverified": HALF_AGAIN}, {"booted_confirmed": True}, Wait),
+    (State.TRIAL, {"update": None, "unverified": HALF_AGAIN}, {**SEEN, **STEADY}, Wait),
+    (State.TRIAL, {"unverified": OTHER_HALF}, {"booted_confirmed": True}, Confirm),
 ]
 
 

@@ -32,4 +32,4 @@ def test_nothing_is_found_nowhere() -> None:
     settings = Settings(node=NodeSettings(machine="model"))
     assert settings.slots.boot_control == AUTO
     facts = look(places(settings, {}))
-    assert facts == Facts(faults=facts.faults)
+    assert facts == Facts(faults=facts.faults, absent=facts.absent)

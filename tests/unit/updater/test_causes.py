@@ -16,13 +16,14 @@ from updater.causes import (
     FELL_BACK,
     GUARDED,
     RESET,
+    RESET_ONCE,
     SHUT_DOWN,
     Evidence,
     cause_of,
 )
 from updater.conditions import STEPS
 from updater.lifecycle import State
-from updater.omaha.codes import EngineError, number_of
+from updater.omaha.codes import EngineError, is_failed_trial, number_of
 from updater.state import Failure, NodeState, Update
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -35,6 +36,7 @@ SPENT: Final = SlotState(armed=False, tries_left=0, confirmed=False)
 FRESH: Final = SlotState(armed=True, tries_left=1, confirmed=False)
 NOTHING_LEFT: Final = Evidence()
 CAME_UP: Final = {"tries_used": 1}
+CRASHED: Final = {"tries_used": 2}  # in both of its boots
 
 
 def cause(
@@ -61,10 +63,12 @@ TABLE: Final = [
     (State.REBOOTING, {}, "", SPENT, BOOT_FAILED),
     (State.ARMED, {}, "", SPENT, BOOT_FAILED),  # a reboot by hand
     (State.ARMED, {}, "", FRESH, FELL_BACK),
-    (State.TRIAL, CAME_UP, "", SPENT, RESET),
-    (State.TRIAL, CAME_UP, "", FRESH, RESET),
+    (State.TRIAL, CAME_UP, "", SPENT, RESET_ONCE),
+    (State.TRIAL, CAME_UP, "", FRESH, RESET_ONCE),
+    (State.TRIAL, {"tries_used": 2, "tries_given_back": 1}, "", SPENT, RESET_ONCE),
+    (State.TRIAL, CRASHED, "", SPENT, RESET),
     (State.TRIAL, {**CAME_UP, "shut_down_in": "trial-boot"}, "", SPENT, SHUT_DOWN),
-    (State.TRIAL, {**CAME_UP, "shut_down_in": "boot-before"}, "", SPENT, RESET),
+    (State.TRIAL, {**CAME_UP, "shut_down_in": "boot-before"}, "", SPENT, RESET_ONCE),
     (State.REBOOTING, {}, "some-boot", SPENT, GUARDED),
     (State.TRIAL, CAME_UP, "trial-boot", SPENT, GUARDED),
     # it was guarded in a first boot, came up in a second one and crashed there
@@ -116,7 +120,7 @@ def test_a_verdict_that_was_cut_short_after_the_version_was_denied_counts_too() 
     ],
 )
 def test_what_was_said_of_something_else_does_not(denied: Failure | None) -> None:
-    assert cause(State.TRIAL, CAME_UP, evidence=Evidence(denied=denied)).code == RESET
+    assert cause(State.TRIAL, CRASHED, evidence=Evidence(denied=denied)).code == RESET
 
 
 def test_the_kernels_last_words_are_named_where_they_may_help() -> None:
@@ -132,3 +136,38 @@ def test_the_kernels_last_words_are_named_where_they_may_help() -> None:
 def test_every_cause_is_documented_and_a_rollback_to_every_server(code: str) -> None:
     assert code in STEPS
     assert number_of(code) is EngineError.ROLLBACK
+
+
+@pytest.mark.parametrize(("state", "update"), [(State.REBOOTING, {}), (State.TRIAL, CAME_UP)])
+def test_a_trial_that_ended_without_a_word_may_have_lost_its_power(
+    state: State, update: Mapping[str, object]
+) -> None:
+    assert "a loss of power" in cause(state, update).hint
+
+
+class TestAReset:
+    """One of a version may be a loss of power, at a whole site; it is not refused for that."""
+
+    def reset(self, evidence: Evidence = NOTHING_LEFT, *, versions: tuple[str, ...] = ()) -> str:
+        update = msgspec.structs.replace(UPDATE, **CAME_UP)
+        node = NodeState(
+            state=State.TRIAL, boot_id="trial-boot", update=update, reset_versions=versions
+        )
+        loader = BootState(target=Slot.A, slots={Slot.A: PROVEN, Slot.B: SPENT})
+        return cause_of(node, update, loader, evidence, now=NOW).code
+
+    def test_is_forgiven_once_for_each_version(self) -> None:
+        assert self.reset() == self.reset(versions=("1.9.0",)) == RESET_ONCE
+        assert self.reset(versions=("1.9.0", "2.0.0")) == RESET
+
+    def test_is_not_forgiven_to_a_kernel_that_left_its_last_words(self) -> None:
+        assert self.reset(Evidence(kernel_logs=("/var/lib/systemd/pstore/1",))) == RESET
+
+    def test_is_not_forgiven_to_a_version_that_is_refused_already(self) -> None:
+        """A person forced it; who reads that it is tried again would wait in vain."""
+        assert self.reset(Evidence(denied=STALE)) == RESET
+
+    def test_that_is_forgiven_is_no_failed_trial_to_a_server(self) -> None:
+        """Else it would stop the rollout, and the release would never come here again."""
+        assert number_of(RESET_ONCE) != EngineError.ROLLBACK
+        assert not is_failed_trial(error_code=number_of(RESET_ONCE), bascule_code=RESET_ONCE)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +64,30 @@ def test_a_socket_in_a_folder_too(tmp_path: Path) -> None:
         made.bind(str(path))
         made.listen()
         assert look(f"unix:{path}").healthy
+
+
+CONNECT = """
+import sys
+from updater.health_ports import read_address, why_closed
+print(why_closed(read_address(sys.argv[1]), timeout_secs=30))
+"""
+
+
+def test_a_socket_that_modes_close_to_the_service_says_so(tmp_path: Path) -> None:
+    """The service is root without CAP_DAC_OVERRIDE: a socket of mode 0660 is another group's."""
+    path = tmp_path / "x.sock"
+    command = [sys.executable, "-c", CONNECT, f"unix:{path}"]
+    if os.geteuid() == 0:
+        if shutil.which("setpriv") is None:
+            pytest.skip("setpriv is not installed (package util-linux)")
+        drop = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override"]
+        command = [*drop, *command]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made:
+        made.bind(str(path))
+        made.listen()
+        path.chmod(0o000)
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert "the service may not connect to it" in said
 
 
 def test_a_listener_that_does_not_accept_in_time_is_not_well(listener: socket.socket) -> None:

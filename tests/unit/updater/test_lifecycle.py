@@ -57,6 +57,11 @@ def test_a_boot_of_the_new_slot_is_always_a_trial(state: State) -> None:
     assert step(state, Event.BOOTED_NEW) is State.TRIAL
 
 
+@pytest.mark.parametrize("state", [state for state in State if state is not State.ARMED])
+def test_so_is_a_boot_of_a_slot_that_nobody_verified(state: State) -> None:
+    assert step(state, Event.BOOTED_UNVERIFIED) is State.TRIAL
+
+
 def test_only_a_verified_slot_and_a_rollback_are_armed() -> None:
     """No way leads around the read-back: promise 3."""
     ways = {

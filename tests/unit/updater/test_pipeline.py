@@ -18,12 +18,12 @@ from images.build import build
 from images.errors import BlobMismatchError, ImagesError, PayloadSignatureError
 from images.operations import memory_bytes
 from images.reader import Accept, Metadata, PayloadFile, verify_file
-from images.release import PayloadFacts, facts_of
+from images.release import PartFacts, PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
 from partitions.attributes import BootBits
 from partitions.booted import Booted
 from partitions.errors import DeviceWriteError, PartitionsError
-from partitions.slots import PartRef, Region, Slot, resolve
+from partitions.slots import PartRef, Region, Room, Slot, resolve
 from partitions.writer import RegionWriter
 from tests.sim.gpt_disk import two_slots
 from tests.sim.payload_server import Manners, PayloadServer
@@ -32,7 +32,7 @@ from updater.download import Download, DownloadError, DownloadStoppedError, Pati
 from updater.errors import StateError
 from updater.install import FactsMismatchError, ReadBackError, WrittenSlot, verify_slot, write_slot
 from updater.pipeline import PayloadDigestError, Pipeline, Shell
-from updater.plan import DoesNotFitError, Plan, check_fit
+from updater.plan import DoesNotFitError, OwnFacts, Plan, check_fit
 from updater.state import Journal
 from updater.trust.fetcher import open_session
 
@@ -608,6 +608,30 @@ class TestBeforeTheFirstByteIsWritten:
         for other in ({"root": regions["root"]}, regions | {"more": regions["root"]}):
             with pytest.raises(DoesNotFitError, match="has parts"):
                 check_fit(facts, other)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "left"), [(512, 64 * 1024), (4096, 64 * 1024), (32 * 1024, 8 * 32 * 1024)]
+)
+def test_boot_files_leave_room_for_the_files_of_the_loader(cluster: int, left: int) -> None:
+    """Else a trial could begin, and no cluster be free for the entry that confirms it."""
+    size = MIB - left
+    facts = OwnFacts(
+        metadata_sha256="0" * 64,
+        block_size=4096,
+        proven=True,
+        partitions=(PartFacts(name="kernel", size=size, sha256="0" * 64),),
+    )
+
+    def having(free: int) -> dict[str, Region]:
+        room = Room(file_system=7, free=free, block=cluster, held=0, length=None)
+        path = Path("/boot/bascule/b/linux")
+        region = Region(path=path, offset=0, size=free, partuuid="", label=str(path), room=room)
+        return {"kernel": region}
+
+    check_fit(facts, having(MIB))
+    with pytest.raises(DoesNotFitError, match=f"the loader's own need {left}"):
+        check_fit(facts, having(MIB - 1))
 
 
 class TestReadingBack:

@@ -15,13 +15,15 @@ from updater.causes import Evidence
 from updater.lifecycle import TRANSITIONS, Event, State
 from updater.machine import Boot
 from updater.recovery import Recovery, recover
-from updater.state import Failure, NodeState, Update
+from updater.state import RESETS_MAX, Failure, NodeState, Unverified, Update
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 UPDATE: Final = Update(
     version="2.0.0", rollback_index=2, previous_version="1.0.0", slot="b", began=NOW
 )
 ROLLBACK: Final = msgspec.structs.replace(UPDATE, rollback=True)
+VERIFIED: Final = msgspec.structs.replace(UPDATE, verified=True)
+HALF: Final = Unverified(slot="b")
 WITHDRAWN: Final = msgspec.structs.replace(UPDATE, withdrawn=True)
 
 PROVEN: Final = SlotState(armed=True, tries_left=0, confirmed=True)
@@ -71,6 +73,9 @@ AFTER_A_BOOT: Final = [
     (State.CHECKING, BOTH_WHOLE, Slot.A, Event.BOOTED_OLD, State.IDLE, UNBLAMED),
     (State.INSTALLING, DISARMED, Slot.A, Event.BOOTED_OLD, State.INSTALLING, UNBLAMED),
     (State.VERIFYING, DISARMED, Slot.A, Event.BOOTED_OLD, State.INSTALLING, UNBLAMED),
+    (State.INSTALLING, DISARMED, Slot.B, Event.BOOTED_UNVERIFIED, State.TRIAL, UNBLAMED),
+    (State.VERIFYING, DISARMED, Slot.B, Event.BOOTED_UNVERIFIED, State.TRIAL, UNBLAMED),
+    (State.VERIFYING, BOTH_WHOLE, Slot.B, Event.BOOTED_UNVERIFIED, State.TRIAL, UNBLAMED),
     (State.ARMED, TRIED, Slot.B, Event.BOOTED_NEW, State.TRIAL, UNBLAMED),
     (State.ARMED, DISARMED, Slot.A, Event.BOOTED_OLD, State.IDLE, BLAMED),
     (State.ARMED, ARMED, Slot.A, Event.BOOTED_UNTRIED, State.ARMED, UNBLAMED),
@@ -95,9 +100,51 @@ def test_after_a_boot(
 def test_power_that_fails_between_arming_and_noting_it_begins_a_trial(
     state: State, loader: BootState
 ) -> None:
-    recovery = found(memory(state), loader, slot=Slot.B)
+    recovery = found(memory(state, update=VERIFIED), loader, slot=Slot.B)
     assert outcome(recovery) == (Event.BOOTED_NEW, State.TRIAL, UNBLAMED)
-    assert recovery.node.update == msgspec.structs.replace(UPDATE, tries_used=1)
+    assert recovery.node.update == msgspec.structs.replace(VERIFIED, tries_used=1)
+
+
+class TestASlotThatNobodyVerified:
+    """Somebody's boot menu, or the firmware's own order, starts what an install began to write."""
+
+    @pytest.mark.parametrize("state", [State.IDLE, State.CHECKING, State.INSTALLING])
+    @pytest.mark.parametrize("loader", [DISARMED, BOTH_WHOLE])
+    def test_is_noted_whatever_the_loader_says_and_no_version_is_blamed(
+        self, state: State, loader: BootState
+    ) -> None:
+        recovery = found(memory(state, unverified=HALF), loader, slot=Slot.B)
+        assert outcome(recovery) == (Event.BOOTED_UNVERIFIED, State.TRIAL, UNBLAMED)
+        assert recovery.node.update is None
+        once = Unverified(slot="b", booted_in="boot-2", boots=1)
+        assert recovery.node.unverified == once
+
+    def test_ends_by_the_boot_of_the_other_one_and_stays_unverified(self) -> None:
+        there = found(memory(State.INSTALLING, unverified=HALF), DISARMED, slot=Slot.B).node
+        leaving = msgspec.structs.replace(there, state=State.REBOOTING)
+        recovery = found(leaving, DISARMED, slot=Slot.A, boot_id="boot-3")
+        assert outcome(recovery) == (Event.BOOTED_OLD, State.IDLE, UNBLAMED)
+        assert recovery.node.unverified == there.unverified
+
+    @pytest.mark.parametrize("state", [State.TRIAL, State.REBOOTING])
+    def test_is_counted_each_time_it_boots(self, state: State) -> None:
+        there = found(memory(State.VERIFYING, unverified=HALF), BOTH_WHOLE, slot=Slot.B).node
+        leaving = msgspec.structs.replace(there, state=state)
+        recovery = found(leaving, BOTH_WHOLE, slot=Slot.B, boot_id="boot-3")
+        assert outcome(recovery) == (Event.BOOTED_UNVERIFIED, State.TRIAL, UNBLAMED)
+        twice = Unverified(slot="b", booted_in="boot-3", boots=2)
+        assert recovery.node.unverified == twice
+
+    def test_is_another_thing_than_an_old_system_that_is_to_be_written_over(self) -> None:
+        """Somebody chose it, and nothing was written yet: it stays, and the update ends."""
+        recovery = found(memory(State.INSTALLING), BOTH_WHOLE, slot=Slot.B)
+        assert outcome(recovery) == (Event.CANCELLED, State.IDLE, UNBLAMED)
+        assert recovery.node.update is None
+
+    def test_does_not_matter_while_the_other_one_runs(self) -> None:
+        recovery = found(memory(State.IDLE, unverified=HALF), BOTH_WHOLE, slot=Slot.A)
+        assert outcome(recovery) == (Event.BOOTED_OLD, State.IDLE, UNBLAMED)
+        assert recovery.node.unverified == HALF
 
 
 @pytest.mark.parametrize("state", [State.INSTALLING, State.VERIFYING])
@@ -145,10 +192,29 @@ def test_a_fall_back_without_a_verdict_says_how_far_it_came() -> None:
     assert recovery.fallen_back is not None
     update, failure = recovery.fallen_back
     assert update == UPDATE
-    assert (failure.code, failure.version, failure.at) == ("trial-reset", "2.0.0", NOW)
+    assert (failure.code, failure.version, failure.at) == ("reset-once", "2.0.0", NOW)
     assert "ended without an orderly shutdown" in failure.sentence
     assert recovery.node.last_failure == failure
     assert recovery.node.update is None
+
+
+def test_a_reset_of_a_trial_is_remembered_and_the_second_one_is_a_failed_trial() -> None:
+    """After the first one the version is asked for anew, soon."""
+    later = NOW.replace(year=2027)
+    first = found(memory(State.TRIAL, next_check=later, checks_failed=3), TRIED, slot=Slot.A).node
+    assert first.reset_versions == ("2.0.0",)
+    assert (first.next_check, first.checks_failed) == (None, 0)
+    again = msgspec.structs.replace(first, state=State.TRIAL, update=UPDATE, last_failure=None)
+    second = found(again, TRIED, slot=Slot.A, boot_id="boot-3")
+    assert second.fallen_back is not None
+    assert second.fallen_back[1].code == "trial-reset"
+    assert second.node.reset_versions == ("2.0.0",)
+
+
+def test_only_so_many_resets_are_remembered() -> None:
+    many = tuple(f"1.{number}.0" for number in range(RESETS_MAX))
+    after = found(memory(State.TRIAL, reset_versions=many), TRIED, slot=Slot.A).node
+    assert after.reset_versions == (*many[1:], "2.0.0")
 
 
 def test_a_boot_of_the_new_slot_notes_what_the_guard_had_done_before_it() -> None:
@@ -270,6 +336,7 @@ updates = st.builds(
             "slot": st.sampled_from(["a", "b"]),
             "rollback": st.booleans(),
             "withdrawn": st.booleans(),
+            "verified": st.booleans(),
             "tries_used": st.integers(min_value=0, max_value=15),
         }
     ),
@@ -286,6 +353,7 @@ memories = st.builds(
     state=st.sampled_from(State),
     boot_id=st.sampled_from(["", "boot-1", "boot-2"]),
     update=st.none() | updates,
+    unverified=st.none() | st.builds(Unverified, slot=st.sampled_from(["a", "b"])),
     permit=st.sampled_from(["none", "held", "unknown"]),
     reboot_ordered=st.booleans(),
     healthy_boot=st.sampled_from(["", "boot-1", "boot-2"]),
@@ -333,7 +401,7 @@ def test_only_a_version_that_was_chosen_and_did_not_come_up_is_blamed(
     assert recovery.node.state is State.IDLE
     assert recovery.node.update is None
     assert failure.version == update.version
-    assert failure.code.startswith("trial-")
+    assert failure.code.startswith("trial-") or failure.code == "reset-once"
 
 
 @UNTIMED
@@ -344,8 +412,27 @@ def test_an_update_is_never_forgotten_while_it_is_under_way(
     """Or nobody could say what INSTALLING, VERIFYING and ARMED are about."""
     if node.update is None or node.state not in UNDER_WAY:
         return
-    after = found(node, loader, slot=slot).node
-    assert (after.update is None) == (after.state is State.IDLE)
+    recovery = found(node, loader, slot=slot)
+    over = recovery.node.state is State.IDLE or recovery.event is Event.BOOTED_UNVERIFIED
+    assert (recovery.node.update is None) == over
+
+
+@UNTIMED
+@given(memories, loaders, st.sampled_from(Slot))
+def test_a_slot_that_an_install_began_to_write_is_on_no_common_trial_before_it_is_armed(
+    node: NodeState, loader: BootState, slot: Slot
+) -> None:
+    """The trial of one that may be half an image is marked as such, and so never confirmed."""
+    node = msgspec.structs.replace(node, boot_id="boot-1")
+    writing = node.state in {State.INSTALLING, State.VERIFYING}
+    begun = node.unverified is not None and node.unverified.slot == slot.value
+    update = node.update
+    whole = writing and update is not None and update.verified and update.slot == slot.value
+    if begun and not whole and (writing or node.state in {State.IDLE, State.CHECKING}):
+        after = found(node, loader, slot=slot).node
+        assert after.state is State.TRIAL
+        assert after.unverified is not None
+        assert after.unverified.booted_in == after.boot_id
 
 
 EXPECTED_BY_SLOT: Final[Mapping[bool, State]] = {True: State.IDLE, False: State.TRIAL}

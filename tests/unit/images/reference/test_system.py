@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -10,7 +13,11 @@ import pytest
 
 from images.errors import SourceFolderError, ToolFailedError, ToolMissingError
 from images.reference import initrd, system, tree
+from images.reference.recipe import server_settings
 from images.reference.tools import run
+from partitions.slots import Slot
+from updater.assembly import slot_layout
+from updater.settings import load
 
 CHECKOUT = Path(__file__).parents[4]
 SHIPPED = CHECKOUT / "updater/system"
@@ -20,6 +27,74 @@ def test_what_the_preset_enables_starts_by_the_target_that_the_unit_names() -> N
     enabled = system.enabled_by((SHIPPED / system.PRESET).read_text(), SHIPPED / system.SHIPPED)
     assert ("bascule.service", "multi-user.target") in enabled
     assert "bascule-confirm.service" not in dict(enabled)  # off by default
+
+
+OURS = system.HERE / "system"
+
+
+def lines(unit: str) -> list[str]:
+    return (OURS / system.SHIPPED / unit).read_text().splitlines()
+
+
+def test_what_is_enabled_of_our_own_units_is_there() -> None:
+    ours = {name for name in system.ENABLED if name.startswith("bascule")}
+    assert ours == {"bascule-no-state.timer"}
+    assert all((OURS / system.SHIPPED / name).is_file() for name in ours)
+
+
+@pytest.mark.parametrize("unit", ["bascule.service", "bascule-confirm.service"])
+def test_without_its_state_nothing_of_ours_starts_that_could_confirm(unit: str) -> None:
+    note = "/run/bascule-no-state"
+    assert f": >{note}" in initrd.INIT.read_text()
+    assert f"ConditionPathExists=!{note}" in lines(f"{unit}.d/60-state.conf")
+    for other in ("bascule-no-state.timer", "bascule-no-state.service"):
+        assert f"ConditionPathExists={note}" in lines(other)
+
+
+def test_every_program_that_a_unit_of_ours_starts_is_there_and_runs() -> None:
+    script = OURS / "usr/lib/bascule/no-state"
+    assert f"ExecStart=/{script.relative_to(OURS)}" in lines("bascule-no-state.service")
+    assert script.stat().st_mode & 0o111
+
+
+def test_systemd_takes_the_watchdog_over_and_emergency_mode_waits_for_nobody() -> None:
+    manager = (OURS / "usr/lib/systemd/system.conf.d/50-watchdog.conf").read_text()
+    assert "RuntimeWatchdogSec=60s" in manager
+    emergency = lines("emergency.service.d/50-reboot.conf")
+    assert emergency[-2:] == ["ExecStart=", "ExecStart=/usr/bin/systemctl --force reboot"]
+
+
+def test_systemd_finds_no_fault_in_the_units(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed (package systemd)")
+    for source in (SHIPPED, OURS):
+        shutil.copytree(source / system.SHIPPED, tmp_path, dirs_exist_ok=True)
+    for unit in ("bascule-no-state.service", "bascule-guard.service"):  # programs lie elsewhere
+        text = (tmp_path / unit).read_text()
+        (tmp_path / unit).write_text(re.sub("ExecStart=.*", "ExecStart=/bin/true", text))
+    done = subprocess.run(
+        [
+            "systemd-analyze", "verify", "--man=no", "bascule-no-state.timer",
+            "bascule-no-state.service", "bascule-guard.timer",
+        ],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:/usr/lib/systemd/system"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_the_node_accepts_the_settings_with_those_of_a_server(tmp_path: Path) -> None:
+    vendor = tmp_path / "vendor"
+    shutil.copytree(OURS / "usr/lib/bascule", vendor)
+    (vendor / "bascule.toml.d").mkdir()
+    (vendor / "bascule.toml.d/10-server.toml").write_text(server_settings("https://desk.example"))
+
+    loaded = load(folders=[vendor, tmp_path / "admin"])
+
+    assert [file.name for file in loaded.files] == ["bascule.toml", "10-server.toml"]
+    assert loaded.settings.server.omaha_url == "https://desk.example/v1/update/"
+    assert loaded.settings.slots.disk == "/dev/bascule/disk"
+    assert slot_layout(loaded.settings)[Slot.B]["kernel"].file == Path("/boot/bascule/b/linux")
 
 
 def test_a_unit_that_is_masked_is_not_enabled() -> None:

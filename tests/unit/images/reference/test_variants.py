@@ -35,7 +35,8 @@ def changed(name: str, tmp_path: Path) -> set[str]:
     ("name", "paths"),
     [
         ("good", set()), ("panic-init", {INIT}), ("hung-init", {INIT}), ("hung-initrd", set()),
-        ("broken-kernel", set()), ("unhealthy", {SETTINGS}), ("no-daemon", {VENV_PYTHON}),
+        ("broken-kernel", set()), ("no-state", set()), ("unhealthy", {SETTINGS}),
+        ("no-daemon", {VENV_PYTHON}),
     ],
 )  # fmt: skip
 def test_a_variant_changes_one_file_of_the_root_or_none(
