@@ -312,7 +312,7 @@ def test_firmware_variables_that_were_used_are_refused_and_nothing_is_left(
     create_disk(layout_of(), tmp_path / "d.img", images=images, loader="efi", firmware=used)
     again = FirmwareFile(output=tmp_path / "again.fd", template=used.output)
     path = tmp_path / "again.img"
-    with pytest.raises(EfiStoreInvalidError, match="has the variable Boot0000 already"):
+    with pytest.raises(EfiStoreInvalidError, match="has the variable Boot0BA0 already"):
         create_disk(layout_of(), path, images=images, loader="efi", firmware=again)
     assert not path.exists()
     assert not again.output.exists()
