@@ -82,6 +82,8 @@ class TestACleanShutdown:
         assert shut_down(world).boot().slot is Slot.B
 
     def test_gives_back_one_of_several_tries(self, world: World) -> None:
+        if world.node().loader.max_tries < 2:
+            pytest.skip("this loader counts one boot")
         world.write_settings(disk=f'"{world.disk}"\ntries = 2')
         noted(on_trial(world))
         left = world.node().loader.read().slots[Slot.B].tries_left
