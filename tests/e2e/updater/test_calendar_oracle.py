@@ -1,7 +1,7 @@
 """Our calendar against the real one: `systemd-analyze calendar` on random expressions and dates.
 
 One call takes many expressions; a call is one zone and one moment, half of them near a change of
-the clocks. The seed is printed; BASCULE_CALENDAR_SEED repeats a run, BASCULE_CALENDAR_PAIRS
+the clocks. The seed is printed; BASCULE_CALENDAR_SEED takes another one, BASCULE_CALENDAR_PAIRS
 makes it longer.
 """
 
@@ -26,6 +26,7 @@ from updater.errors import WindowInvalidError
 
 pytestmark = pytest.mark.e2e
 
+SEED: Final = 252  # one that never changes: what fails in CI must be what was changed
 PAIRS: Final = int(os.environ.get("BASCULE_CALENDAR_PAIRS", "2000"))
 EXPRESSIONS_PER_CALL: Final = 25
 ELAPSES: Final = 5
@@ -273,7 +274,7 @@ class Tally:
 
 
 def test_random_expressions_elapse_when_systemd_says() -> None:
-    seed = int(os.environ.get("BASCULE_CALENDAR_SEED", random.SystemRandom().randrange(10**9)))
+    seed = int(os.environ.get("BASCULE_CALENDAR_SEED", SEED))
     print(f"\nseed {seed}")
     writer, tally = Writer(seed), Tally()
     while tally.agreed + len(tally.differ) < PAIRS:
