@@ -125,8 +125,13 @@ class Recorder:
         if not isinstance(descriptor, int):
             return None
         found = self._handles.get(descriptor)
-        if found is not None and os.fstat(descriptor).st_ino != found.inode:  # closed behind us
-            return None
+        try:
+            if found is not None and os.fstat(descriptor).st_ino != found.inode:
+                return None  # closed behind us, and its number was given anew
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
+            return None  # closed behind us, as a file object that is collected is
         return found
 
     def holds(self, inode: int) -> bool:
