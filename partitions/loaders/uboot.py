@@ -6,8 +6,6 @@ bootable, so the ESP is marked so, and runs `boot.scr` there.
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +14,7 @@ from partitions.errors import LayoutInvalidError
 from partitions.layout import DiskLayout
 from partitions.loaders.job import Installation, Job, Loader
 from partitions.tool import run_tool
+from partitions.uboot_env import packed
 
 SCRIPT: Final = Path(__file__).parents[1] / "boot/uboot-ab.cmd"
 ENVIRONMENT: Final = "uboot.env"
@@ -53,16 +52,15 @@ def prepare(job: Job) -> Installation:
 
 def environment(*, installed: bool) -> bytes:
     """Return the environment's file: a CRC-32, and variables that end with zeros."""
-    values = {
-        "BOOT_ORDER": "a b",
-        "BOOT_a_LEFT": "0",
-        "BOOT_a_OK": "1" if installed else "0",
-        "BOOT_b_LEFT": "0",
-        "BOOT_b_OK": "0",
-    }
-    entries = b"".join(f"{name}={value}\0".encode() for name, value in values.items())
-    data = entries.ljust(ENVIRONMENT_BYTES - 4, b"\0")
-    return struct.pack("<I", zlib.crc32(data)) + data
+    confirmed = b"1" if installed else b"0"
+    entries = (
+        b"BOOT_ORDER=a b",
+        b"BOOT_a_LEFT=0",
+        b"BOOT_a_OK=" + confirmed,
+        b"BOOT_b_LEFT=0",
+        b"BOOT_b_OK=0",
+    )
+    return packed(entries, ENVIRONMENT_BYTES, flag=None)
 
 
 def _check(job: Job) -> None:
