@@ -14,11 +14,12 @@ from typing import Final, Self
 from tests.e2e.boot.disks import convert, copy, machine, make_disk
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import Drive, Hardware, VirtualMachine
-from tests.e2e.boot.node import Publisher, start_engine
+from tests.e2e.boot.node import Publisher, say_update, start_engine
 from tests.e2e.boot.small_guest import build_system
 
 OLD: Final = "1.0.0"
-SNAPSHOT: Final = "waiting"
+WAITING: Final = "waiting"  # snapshots: for the word to update,
+ARMED: Final = "armed"  # and for the word to reboot into what was installed
 USES: Final = 20  # killed machines leave clusters behind in the disk file: then a fresh one
 UP: Final = r"bascule-initrd: slot=(\w) version=(\S+) root=verified"
 
@@ -64,18 +65,32 @@ class Bench:
                 guest.expect_agent()
                 self.publisher.instruct(guest, self.loader)
                 start_engine(guest)
-                guest.save(SNAPSHOT)
+                guest.save(WAITING)
                 self.cpu_seconds = guest.cpu_seconds
             yield self
 
+    def update(self) -> None:
+        """Update once, to what is published, and keep the machine as it is then besides.
+
+        Raises:
+            GuestError: it does not update.
+        """
+        with VirtualMachine(self._machine(self._kept), snapshot=WAITING) as guest:
+            guest.run("true")
+            say_update(guest)
+            guest.expect("ENGINE-ARMED")
+            guest.save(ARMED)
+            self.cpu_seconds += guest.cpu_seconds
+        self._used = USES
+
     @contextmanager
-    def begun(self) -> Iterator[VirtualMachine]:
-        """Go back to where the engine waits."""
+    def begun(self, snapshot: str = WAITING) -> Iterator[VirtualMachine]:
+        """Go back to where the engine waits for a word."""
         if self._used >= USES:
             copy(self._kept, self._disk)
             self._used = 0
         self._used += 1
-        with VirtualMachine(self._machine(self._disk), snapshot=SNAPSHOT) as guest:
+        with VirtualMachine(self._machine(self._disk), snapshot=snapshot) as guest:
             guest.run("true")
             yield guest
 

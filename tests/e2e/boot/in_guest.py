@@ -1,6 +1,8 @@
 """Runs in the guest: the shipped engine, all of it imported, waiting for a word to update.
 
-    python3 in_guest.py CONFIG GO [FAULT]
+    python3 in_guest.py CONFIG UPDATE REBOOT [FAULT]
+
+UPDATE and REBOOT are files that say the word once they are there.
 
 Under emulation the imports take longer than an update of small parts. So a snapshot is taken while
 this waits, and each cut begins there. It calls what `bascule update` and `bascule reboot` call.
@@ -39,20 +41,25 @@ def say(word: str) -> None:
 
 def main() -> NoReturn:
     """Wait for the word, update, reboot."""
-    config, go, *faults = sys.argv[1:]
+    config, update, reboot, *faults = sys.argv[1:]
     start_logging()
     assembly.build(settings.load(Path(config)).settings).loader.read()
     for fault in faults:
         FAULTS[fault]()
     say("ENGINE-WAITS")
-    while not Path(go).exists():
-        time.sleep(0.01)
+    _await(update)
     say("ENGINE-BEGINS")
     node = assembly.build(settings.load(Path(config)).settings)
     verbs.perform(node, "update", {}, by="test")
     say("ENGINE-ARMED")
+    _await(reboot)
     verbs.perform(node, "reboot", {"now": True}, by="test")
     sys.exit("the machine did not reboot")
+
+
+def _await(word: str) -> None:
+    while not Path(word).exists():
+        time.sleep(0.01)
 
 
 def _arm_before_data() -> None:

@@ -25,7 +25,8 @@ HOST: Final = "10.0.2.2"  # the host's loopback, as QEMU's user network shows it
 CONFIG: Final = "/var/lib/node.toml"
 START: Final = "/var/lib/start"  # what the small guest runs at each boot
 SERVICE: Final = f"python3 -m updater.cli --config {CONFIG} daemon > /dev/console 2>&1 &\n"
-GO: Final = "/run/go"
+UPDATE_WORD: Final = "/run/update"
+REBOOT_WORD: Final = "/run/reboot"
 PARTS: Final = ("root", "kernel", "initrd")
 
 NODE: Final = """\
@@ -139,10 +140,21 @@ def start_engine(machine: VirtualMachine, *faults: str) -> None:
     """Start the engine in the guest and wait until it waits."""
     put(machine, "/run/in_guest.py", (Path(__file__).parent / "in_guest.py").read_bytes())
     words = " ".join(faults)
-    machine.run(f"python3 /run/in_guest.py {CONFIG} {GO} {words} > /dev/console 2>&1 &")
+    command = f"python3 /run/in_guest.py {CONFIG} {UPDATE_WORD} {REBOOT_WORD} {words}"
+    machine.run(f"{command} > /dev/console 2>&1 &")
     machine.expect("ENGINE-WAITS")
 
 
 def say_go(machine: VirtualMachine) -> None:
-    """Let the engine begin."""
-    machine.run(f"touch {GO}")
+    """Let the engine update and reboot."""
+    machine.run(f"touch {UPDATE_WORD} {REBOOT_WORD}")
+
+
+def say_update(machine: VirtualMachine) -> None:
+    """Let the engine update; then it waits for the word to reboot."""
+    machine.run(f"touch {UPDATE_WORD}")
+
+
+def say_reboot(machine: VirtualMachine) -> None:
+    """Let the engine reboot once it has armed the slot."""
+    machine.run(f"touch {REBOOT_WORD}")

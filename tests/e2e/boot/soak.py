@@ -2,10 +2,12 @@
 
     python -m tests.e2e.boot.soak --loader all --cuts 1000 [--seed 1] [--results FILE]
 
-Of each loader a machine is kept as it was when the engine in it waited for a word. Each cut begins
-there, says the word, kills QEMU at a seeded random moment of writing, arming or the trial, or when
-the guest says one of a few words, and boots the disk as it was left, by the real loader, until the
-initrd has verified a root. Moments are drawn in CPU seconds of QEMU: other load moves them little.
+Of each loader a machine is kept as it was when the engine in it waited for the word to update, and
+for the word to reboot. Each cut begins there, says the word, kills QEMU at a seeded random moment
+of writing, arming or the trial, or when the guest says one of a few words, and boots the disk as it
+was left, by the real loader, until the initrd has verified a root. Every other time this boot is
+cut too, at any moment of it: the power that came back goes again. Moments are drawn in CPU seconds
+of QEMU: other load moves them little.
 
 A disk file of kind qcow2 forgets what was not flushed when its QEMU is killed (its tables are
 written at a flush), so a cut loses what a disk's own cache would. What else a disk may do is shown
@@ -29,47 +31,52 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.boot.archive import CACHE
-from tests.e2e.boot.bench import OLD, UP, Bench
+from tests.e2e.boot.bench import ARMED, OLD, UP, WAITING, Bench
 from tests.e2e.boot.loaders import LOADERS, Loader
 from tests.e2e.boot.machine import LIMIT_SECS, GuestError, VirtualMachine
-from tests.e2e.boot.node import say_go
+from tests.e2e.boot.node import say_reboot, say_update
 from tests.e2e.boot.recording import NEW, record
 from tests.e2e.boot.replay import replay
 from tests.e2e.boot.small_guest import build_system
 
-SNAPSHOT: Final = "waiting"
-CUTS_PER_LINE: Final = 20
-CUTS_PER_COPY: Final = (
-    20  # killed machines leave clusters behind in the disk file: take a fresh one
-)
+ROWS_PER_LINE: Final = 20
 KINDS: Final = ("write", "write", "arm", "trial", "word")
 WORDS: Final = (  # of engine, kernel and initrd, at which the power goes
-    "install begins",
-    "to=verifying",
-    "slot armed",
-    "ENGINE-ARMED",
-    "reboot ordered",
-    "bascule-initrd: slot=b",
+    (WAITING, "install begins"),
+    (WAITING, "to=verifying"),
+    (WAITING, "slot armed"),
+    (WAITING, "ENGINE-ARMED"),
+    (ARMED, "reboot ordered"),
+    (ARMED, "bascule-initrd: slot=b"),
 )
+AGAIN_SHARE: Final = 0.5  # of the boots after a cut, how many are cut themselves
 LOOK_SECS: Final = 0.005
 STATES_SAMPLED: Final = 30  # between two flushes: what makes 10,000 states of an update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moments:
-    """When what happens in an update that is not cut, in CPU seconds after the word."""
+    """When what happens in an update that is not cut, in CPU seconds.
+
+    Attributes:
+        begins, written, armed: after the word to update.
+        tried: after the word to reboot, when the new version is up.
+        boot: after the machine is switched on, when a version is up.
+    """
 
     begins: float
     written: float
     armed: float
-    up: float
+    tried: float
+    boot: float
 
     def draw(self, kind: str, chance: random.Random) -> float:
         """Return a moment of that kind."""
         spans = {
             "write": (self.begins, self.written),
             "arm": (self.written - 0.1, self.armed + 0.1),
-            "trial": (self.armed, self.up + 0.3),
+            "trial": (0.0, self.tried + 0.3),
+            "again": (0.0, self.boot),
         }
         return chance.uniform(*spans[kind])
 
@@ -80,8 +87,9 @@ class Cut:
 
     Attributes:
         loader, number, seed: which one it is.
-        kind, moment: when; the moment in CPU seconds after the word to update.
+        kind, moment: when; the moment in CPU seconds after the word to update or to reboot.
         reached: how far the update was: the last word of it on the console.
+        again: when the boot after it was cut too, in CPU seconds after it began; else None.
         slot, version: what booted; empty for a brick.
         why: of a brick.
         cpu_seconds: of both machines.
@@ -93,6 +101,7 @@ class Cut:
     kind: str
     moment: float
     reached: str
+    again: float | None
     slot: str
     version: str
     why: str
@@ -100,19 +109,25 @@ class Cut:
 
 
 def calibrate(bench: Bench) -> Moments:
-    """Let one update happen, and take the times."""
+    """Let one update happen, and a boot, and take the times."""
+    seen = {}
     with bench.begun() as guest:
         start = guest.cpu_seconds
-        say_go(guest)
-        seen = {}
+        say_update(guest)
         for name, pattern in (
             ("begins", "install begins"),
             ("written", "to=verifying"),
             ("armed", "ENGINE-ARMED"),
-            ("up", UP),
         ):
             guest.expect(pattern)
             seen[name] = guest.cpu_seconds - start
+        say_reboot(guest)
+        start = guest.cpu_seconds
+        guest.expect(UP)
+        seen["tried"] = guest.cpu_seconds - start
+    with bench.switched_on() as guest:
+        guest.expect(UP)
+        seen["boot"] = guest.cpu_seconds
     return Moments(**seen)
 
 
@@ -120,18 +135,28 @@ def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
     """Cut once, and boot what is left."""
     chance = random.Random(f"{bench.loader.name} {seed} {number}")
     kind = chance.choice(KINDS)
-    with bench.begun() as guest:
+    snapshot, word = chance.choice(WORDS)
+    if kind != "word":
+        snapshot = ARMED if kind == "trial" else WAITING
+    with bench.begun(snapshot) as guest:
         start = guest.cpu_seconds
-        say_go(guest)
+        (say_reboot if snapshot == ARMED else say_update)(guest)
         if kind == "word":
             with contextlib.suppress(GuestError):  # then it is cut wherever it is
-                guest.expect(chance.choice(WORDS))
+                guest.expect(word)
         else:
             _let_it_run(guest, moments.draw(kind, chance))
         guest.cut_power()
         moment = guest.cpu_seconds - start
-        reached = _last_word(guest.console)
+        reached = _last_word(guest.console, "ENGINE-ARMED" if snapshot == ARMED else "before")
         spent = guest.cpu_seconds
+    again = None
+    if chance.random() < AGAIN_SHARE:
+        with bench.switched_on() as guest:
+            _let_it_run(guest, moments.draw("again", chance))
+            guest.cut_power()
+            again = round(guest.cpu_seconds, 2)
+            spent += again
     slot, version, why = "", "", ""
     with bench.switched_on() as guest:
         try:
@@ -148,6 +173,7 @@ def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
         kind=kind,
         moment=round(moment, 2),
         reached=reached,
+        again=again,
         slot=slot,
         version=version,
         why=why or _wrong(slot, version),
@@ -163,9 +189,9 @@ def _let_it_run(guest: VirtualMachine, cpu_seconds: float) -> None:
         time.sleep(LOOK_SECS)
 
 
-def _last_word(console: str) -> str:
+def _last_word(console: str, nothing: str) -> str:
     words = ["install begins", "to=verifying", "slot armed", "reboot ordered", "bascule-initrd:"]
-    return next((word for word in reversed(words) if word in console), "before")
+    return next((word for word in reversed(words) if word in console), nothing)
 
 
 def _wrong(slot: str, version: str) -> str:
@@ -203,21 +229,28 @@ class Results:
 
 def soak(loader: Loader, wanted: int, seed: int, results: Results, folder: Path) -> None:
     """Cut until there are as many cuts of this loader as wanted."""
-    done = len(results.cuts(loader.name))
-    if done >= wanted:
+    if _count(results.cuts(loader.name)) >= wanted:
         return
     with Bench(loader, folder / loader.name).ready() as bench:
         new = build_system(bench.folder, NEW, rollback_index=2, engine=False)
         bench.publisher.release(new, rollback_index=2)
+        bench.update()
         moments = calibrate(bench)
         print(f"{loader.name}: an update takes {moments}", flush=True)
-        for number in range(done, wanted):
+        while _count(rows := results.cuts(loader.name)) < wanted:
+            number = len(rows)
             cut = cut_once(bench, number, seed, moments)
             results.add(asdict(cut))
             if cut.why:
                 print(f"{loader.name}: BRICK at cut {number}, seed {seed}: {cut.why}", flush=True)
-            if (number + 1) % CUTS_PER_LINE == 0 or number + 1 == wanted:
+            if number % ROWS_PER_LINE == 0:
                 print(_line(loader.name, results.cuts(loader.name)), flush=True)
+    print(_line(loader.name, results.cuts(loader.name)), flush=True)
+
+
+def _count(rows: Sequence[dict[str, Any]]) -> int:
+    """Return how often the power was cut."""
+    return len(rows) + sum(row["again"] is not None for row in rows)
 
 
 def examine(loader: Loader, results: Results, folder: Path) -> None:
@@ -241,17 +274,17 @@ def examine(loader: Loader, results: Results, folder: Path) -> None:
 def _line(loader: str, cuts: Sequence[dict[str, Any]]) -> str:
     slots = Counter(cut["slot"] for cut in cuts if not cut["why"])
     bricks = sum(bool(cut["why"]) for cut in cuts)
-    cpu = sum(cut["cpu_seconds"] for cut in cuts) / len(cuts)
+    cpu = sum(cut["cpu_seconds"] for cut in cuts) / _count(cuts)
     return (
-        f"{loader}: cuts={len(cuts)} boots={len(cuts) - bricks} (A {slots['a']}, B {slots['b']}) "
-        f"bricks={bricks} cpu-seconds-per-cut={cpu:.1f}"
+        f"{loader}: cuts={_count(cuts)} boots={len(cuts) - bricks} "
+        f"(A {slots['a']}, B {slots['b']}) bricks={bricks} cpu-seconds-per-cut={cpu:.1f}"
     )
 
 
 def table(results: Results, loaders: Sequence[Loader]) -> list[str]:
     """Return both figures of each loader, for a person."""
     head = f"{'loader':14} {'cuts':>5} {'write':>5} {'arm':>5} {'trial':>5} {'word':>5} "
-    head += f"{'boots A':>8} "
+    head += f"{'again':>5} {'boots A':>8} "
     lines = [f"{head}{'boots B':>8} {'bricks':>7} {'states':>8} {'distinct':>9} {'bricks':>7}"]
     for loader in loaders:
         cuts = results.cuts(loader.name)
@@ -259,8 +292,9 @@ def table(results: Results, loaders: Sequence[Loader]) -> list[str]:
         slots = Counter(cut["slot"] for cut in cuts if not cut["why"])
         states = results.replayed(loader.name) or {"states": 0, "distinct": 0, "bricks": 0}
         lines.append(
-            f"{loader.name:14} {len(cuts):5} {kinds['write']:5} {kinds['arm']:5} "
-            f"{kinds['trial']:5} {kinds['word']:5} {slots['a']:8} {slots['b']:8} "
+            f"{loader.name:14} {_count(cuts):5} {kinds['write']:5} {kinds['arm']:5} "
+            f"{kinds['trial']:5} {kinds['word']:5} {_count(cuts) - len(cuts):5} "
+            f"{slots['a']:8} {slots['b']:8} "
             f"{sum(bool(cut['why']) for cut in cuts):7} {states['states']:8} "
             f"{states['distinct']:9} {states['bricks']:7}"
         )
