@@ -258,7 +258,7 @@ def examine(loader: Loader, results: Results, folder: Path) -> None:
     if results.replayed(loader.name) is not None:
         return
     recording = record(loader, folder / f"{loader.name}-recorded")
-    tally = replay(recording, folder / "scratch", sampled=STATES_SAMPLED)
+    tally = replay(recording, folder / f"{loader.name}-scratch", sampled=STATES_SAMPLED)
     print("\n".join([f"{loader.name}: replay", *tally.lines()]), flush=True)
     results.add(
         {
