@@ -14,11 +14,12 @@ from typing import Final, Self
 from tests.e2e.boot.disks import convert, copy, machine, make_disk
 from tests.e2e.boot.loaders import Loader
 from tests.e2e.boot.machine import Drive, Hardware, VirtualMachine
-from tests.e2e.boot.node import Publisher, say_update, start_engine
+from tests.e2e.boot.node import Publisher, say_update, say_write, start_engine
 from tests.e2e.boot.small_guest import build_system
 
 OLD: Final = "1.0.0"
 WAITING: Final = "waiting"  # snapshots: for the word to update,
+BEGUN: Final = "begun"  # for the word to write,
 ARMED: Final = "armed"  # and for the word to reboot into what was installed
 USES: Final = 20  # killed machines leave clusters behind in the disk file: then a fresh one
 UP: Final = r"bascule-initrd: slot=(\w) version=(\S+) root=verified"
@@ -70,7 +71,7 @@ class Bench:
             yield self
 
     def update(self) -> None:
-        """Update once, to what is published, and keep the machine as it is then besides.
+        """Update once, to what is published, and keep the machine on the way there.
 
         Raises:
             GuestError: it does not update.
@@ -78,6 +79,9 @@ class Bench:
         with VirtualMachine(self._machine(self._kept), snapshot=WAITING) as guest:
             guest.run("true")
             say_update(guest)
+            guest.expect("ENGINE-WRITES")
+            guest.save(BEGUN)
+            say_write(guest)
             guest.expect("ENGINE-ARMED")
             guest.save(ARMED)
             self.cpu_seconds += guest.cpu_seconds

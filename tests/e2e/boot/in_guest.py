@@ -1,8 +1,8 @@
 """Runs in the guest: the shipped engine, all of it imported, waiting for a word to update.
 
-    python3 in_guest.py CONFIG UPDATE REBOOT [FAULT]
+    python3 in_guest.py CONFIG UPDATE WRITE REBOOT [FAULT]
 
-UPDATE and REBOOT are files that say the word once they are there.
+UPDATE, WRITE and REBOOT are files that say the word once they are there.
 
 Under emulation the imports take longer than an update of small parts. So a snapshot is taken while
 this waits, and each cut begins there. It calls what `bascule update` and `bascule reboot` call.
@@ -41,11 +41,12 @@ def say(word: str) -> None:
 
 def main() -> NoReturn:
     """Wait for the word, update, reboot."""
-    config, update, reboot, *faults = sys.argv[1:]
+    config, update, write, reboot, *faults = sys.argv[1:]
     start_logging()
     assembly.build(settings.load(Path(config)).settings).loader.read()
     for fault in faults:
         FAULTS[fault]()
+    _wait_before_writing(write)
     say("ENGINE-WAITS")
     _await(update)
     say("ENGINE-BEGINS")
@@ -60,6 +61,17 @@ def main() -> NoReturn:
 def _await(word: str) -> None:
     while not Path(word).exists():
         time.sleep(0.01)
+
+
+def _wait_before_writing(word: str) -> None:
+    real = writing.write
+
+    def write(*arguments: object, **named: object) -> object:
+        say("ENGINE-WRITES")
+        _await(word)
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    _replace(updating, "write", write)
 
 
 def _arm_before_data() -> None:

@@ -26,6 +26,7 @@ CONFIG: Final = "/var/lib/node.toml"
 START: Final = "/var/lib/start"  # what the small guest runs at each boot
 SERVICE: Final = f"python3 -m updater.cli --config {CONFIG} daemon > /dev/console 2>&1 &\n"
 UPDATE_WORD: Final = "/run/update"
+WRITE_WORD: Final = "/run/write"
 REBOOT_WORD: Final = "/run/reboot"
 PARTS: Final = ("root", "kernel", "initrd")
 
@@ -140,19 +141,24 @@ def start_engine(machine: VirtualMachine, *faults: str) -> None:
     """Start the engine in the guest and wait until it waits."""
     put(machine, "/run/in_guest.py", (Path(__file__).parent / "in_guest.py").read_bytes())
     words = " ".join(faults)
-    command = f"python3 /run/in_guest.py {CONFIG} {UPDATE_WORD} {REBOOT_WORD} {words}"
-    machine.run(f"{command} > /dev/console 2>&1 &")
+    command = f"python3 /run/in_guest.py {CONFIG} {UPDATE_WORD} {WRITE_WORD} {REBOOT_WORD}"
+    machine.run(f"{command} {words} > /dev/console 2>&1 &")
     machine.expect("ENGINE-WAITS")
 
 
 def say_go(machine: VirtualMachine) -> None:
     """Let the engine update and reboot."""
-    machine.run(f"touch {UPDATE_WORD} {REBOOT_WORD}")
+    machine.run(f"touch {UPDATE_WORD} {WRITE_WORD} {REBOOT_WORD}")
 
 
 def say_update(machine: VirtualMachine) -> None:
-    """Let the engine update; then it waits for the word to reboot."""
+    """Let the engine update; it waits before the first byte, and before it reboots."""
     machine.run(f"touch {UPDATE_WORD}")
+
+
+def say_write(machine: VirtualMachine) -> None:
+    """Let the engine write the slot and arm it."""
+    machine.run(f"touch {WRITE_WORD}")
 
 
 def say_reboot(machine: VirtualMachine) -> None:

@@ -2,8 +2,8 @@
 
     python -m tests.e2e.boot.soak --loader all --cuts 1000 [--seed 1] [--results FILE]
 
-Of each loader a machine is kept as it was when the engine in it waited for the word to update, and
-for the word to reboot. Each cut begins there, says the word, kills QEMU at a seeded random moment
+Of each loader a machine is kept as it was when the engine in it waited for a word: to update, to
+write, to reboot. Each cut begins there, says the word, kills QEMU at a seeded random moment
 of writing, arming or the trial, or when the guest says one of a few words, and boots the disk as it
 was left, by the real loader, until the initrd has verified a root. Every other time this boot is
 cut too, at any moment of it: the power that came back goes again. Moments are drawn in CPU seconds
@@ -31,10 +31,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.e2e.boot.archive import CACHE
-from tests.e2e.boot.bench import ARMED, OLD, UP, WAITING, Bench
+from tests.e2e.boot.bench import ARMED, BEGUN, OLD, UP, WAITING, Bench
 from tests.e2e.boot.loaders import LOADERS, Loader
 from tests.e2e.boot.machine import LIMIT_SECS, GuestError, VirtualMachine
-from tests.e2e.boot.node import say_reboot, say_update
+from tests.e2e.boot.node import say_reboot, say_update, say_write
 from tests.e2e.boot.recording import NEW, record
 from tests.e2e.boot.replay import replay
 from tests.e2e.boot.small_guest import build_system
@@ -43,12 +43,15 @@ ROWS_PER_LINE: Final = 20
 KINDS: Final = ("write", "write", "arm", "trial", "word")
 WORDS: Final = (  # of engine, kernel and initrd, at which the power goes
     (WAITING, "install begins"),
-    (WAITING, "to=verifying"),
-    (WAITING, "slot armed"),
-    (WAITING, "ENGINE-ARMED"),
+    (BEGUN, "to=verifying"),
+    (BEGUN, "slot armed"),
+    (BEGUN, "ENGINE-ARMED"),
     (ARMED, "reboot ordered"),
     (ARMED, "bascule-initrd: slot=b"),
 )
+SNAPSHOTS: Final = {"write": BEGUN, "arm": BEGUN, "trial": ARMED}
+SAY: Final = {WAITING: say_update, BEGUN: say_write, ARMED: say_reboot}
+REACHED: Final = {WAITING: "before", BEGUN: "install begins", ARMED: "ENGINE-ARMED"}
 AGAIN_SHARE: Final = 0.5  # of the boots after a cut, how many are cut themselves
 LOOK_SECS: Final = 0.005
 STATES_SAMPLED: Final = 30  # between two flushes: what makes 10,000 states of an update
@@ -59,12 +62,11 @@ class Moments:
     """When what happens in an update that is not cut, in CPU seconds.
 
     Attributes:
-        begins, written, armed: after the word to update.
+        written, armed: after the word to write.
         tried: after the word to reboot, when the new version is up.
         boot: after the machine is switched on, when a version is up.
     """
 
-    begins: float
     written: float
     armed: float
     tried: float
@@ -73,7 +75,7 @@ class Moments:
     def draw(self, kind: str, chance: random.Random) -> float:
         """Return a moment of that kind."""
         spans = {
-            "write": (self.begins, self.written),
+            "write": (0.0, self.written),
             "arm": (self.written - 0.1, self.armed + 0.1),
             "trial": (0.0, self.tried + 0.3),
             "again": (0.0, self.boot),
@@ -87,7 +89,7 @@ class Cut:
 
     Attributes:
         loader, number, seed: which one it is.
-        kind, moment: when; the moment in CPU seconds after the word to update or to reboot.
+        kind, moment: when; the moment in CPU seconds after the word.
         reached: how far the update was: the last word of it on the console.
         again: when the boot after it was cut too, in CPU seconds after it began; else None.
         slot, version: what booted; empty for a brick.
@@ -111,14 +113,10 @@ class Cut:
 def calibrate(bench: Bench) -> Moments:
     """Let one update happen, and a boot, and take the times."""
     seen = {}
-    with bench.begun() as guest:
+    with bench.begun(BEGUN) as guest:
         start = guest.cpu_seconds
-        say_update(guest)
-        for name, pattern in (
-            ("begins", "install begins"),
-            ("written", "to=verifying"),
-            ("armed", "ENGINE-ARMED"),
-        ):
+        say_write(guest)
+        for name, pattern in (("written", "to=verifying"), ("armed", "ENGINE-ARMED")):
             guest.expect(pattern)
             seen[name] = guest.cpu_seconds - start
         say_reboot(guest)
@@ -136,11 +134,10 @@ def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
     chance = random.Random(f"{bench.loader.name} {seed} {number}")
     kind = chance.choice(KINDS)
     snapshot, word = chance.choice(WORDS)
-    if kind != "word":
-        snapshot = ARMED if kind == "trial" else WAITING
+    snapshot = SNAPSHOTS.get(kind, snapshot)
     with bench.begun(snapshot) as guest:
         start = guest.cpu_seconds
-        (say_reboot if snapshot == ARMED else say_update)(guest)
+        SAY[snapshot](guest)
         if kind == "word":
             with contextlib.suppress(GuestError):  # then it is cut wherever it is
                 guest.expect(word)
@@ -148,7 +145,7 @@ def cut_once(bench: Bench, number: int, seed: int, moments: Moments) -> Cut:
             _let_it_run(guest, moments.draw(kind, chance))
         guest.cut_power()
         moment = guest.cpu_seconds - start
-        reached = _last_word(guest.console, "ENGINE-ARMED" if snapshot == ARMED else "before")
+        reached = _last_word(guest.console, REACHED[snapshot])
         spent = guest.cpu_seconds
     again = None
     if chance.random() < AGAIN_SHARE:
