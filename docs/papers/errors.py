@@ -126,6 +126,7 @@ def page() -> str:
     parts.append(_conditions("Gates before a reboot", conditions.GATES))
     parts.append(_conditions("The permit", conditions.PERMITS))
     parts.append(_conditions("What the release desk answers instead of a release", ANSWERS))
+    parts.append(_conditions("What other Omaha servers answer instead of one", conditions.SERVERS))
     return "\n".join(parts)
 
 
