@@ -80,7 +80,8 @@ ANSWERS: Final[Mapping[str, conditions.Condition]] = {
         "As many nodes as may be are under way.", "`bascule-server group set --concurrency`."
     ),
     "failed-here": conditions.Condition(
-        "The release was tried on this node and did not hold.", "Publish a newer version."
+        "The release was tried on this node and did not hold, or people ended its trial.",
+        "Publish a newer version, or `bascule update --force` on the node.",
     ),
 }
 
