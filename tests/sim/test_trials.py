@@ -433,6 +433,18 @@ class TestATrialThatNobodyJudged:
         assert (found.state, found.update) == (State.IDLE, None)
         assert [why.code for why in node.store.read_denied().values()] == ["trial-boot-failed"]
 
+    def test_that_lost_its_power_before_it_came_up_goes_on_where_a_try_is_left(
+        self, world: World
+    ) -> None:
+        """With one try it is the test above: nothing tells it from a panic."""
+        world.write_settings(boot_control='"gptprio"', disk=f'"{world.disk}"\ntries = 2')
+        on_trial(world)
+        node = world.boot()
+        assert node.boot().slot is Slot.B
+        run_until(Engine(node=node), "idle")
+        assert node.loader.read().slots[Slot.B] == CONFIRMED
+        assert node.store.read_denied() == {}
+
     def test_is_taken_for_failed_when_it_was_reset_in_between_for_the_second_time(
         self, world: World
     ) -> None:
