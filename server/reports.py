@@ -17,7 +17,13 @@ from server.activity import SERVER, record
 from server.claims import UNDER_WAY, clean_code, clean_sentence, clean_version
 from server.schema import EVENTS, RELEASES
 from server.stops import RolloutKey
-from updater.omaha.codes import EventResult, EventType, is_failed_trial, without_flags
+from updater.omaha.codes import (
+    EventResult,
+    EventType,
+    is_failed_trial,
+    speaks_against_version,
+    without_flags,
+)
 from updater.omaha.explanations import sentence_of
 
 if TYPE_CHECKING:
@@ -108,8 +114,8 @@ def _failure(
     code = _note_trouble(connection, claim, event, now_s)
     if _is_failed_trial(event):
         release = _release_of(event, grant)
-        if release:
-            _failed_trial(connection, claim, release, code=code, now_s=now_s)
+        if release and _tried_here(connection, claim, release, code=code, now_s=now_s):
+            _judge_release(connection, claim, event, release, code=code, now_s=now_s)
     elif grant is not None and grant.active:
         grants.end(connection, grant, phase=grants.FAILED, code=code, now_s=now_s)
 
@@ -131,23 +137,34 @@ def _note_trouble(connection: Connection, claim: Claim, event: Event, now_s: int
     return code
 
 
-def _failed_trial(
+def _tried_here(
     connection: Connection, claim: Claim, release: str, *, code: str, now_s: int
-) -> None:
-    """Remember it for this node, and stop the release in its group."""
+) -> bool:
+    """Remember for this node that the release was tried and is not running; tell if it is one."""
     if not _is_release(connection, claim, release):
         log.warning("failed trial of no release node=%s version=%s", claim.machine_id, release)
-        return
+        return False
     grant = grants.newest(connection, claim)
     if grant is None or grant.version != release:
         grants.give(connection, claim, release, now_s=now_s)  # it came another way
         grant = grants.newest(connection, claim)
     if grant is not None:
         grants.end(connection, grant, phase=grants.FAILED_TRIAL, code=code, now_s=now_s)
+    return True
+
+
+def _judge_release(
+    connection: Connection, claim: Claim, event: Event, release: str, *, code: str, now_s: int
+) -> None:
+    """Stop the release in the node's group, unless it was people who ended its trial."""
+    node = claim.alias or claim.machine_id
+    if not speaks_against_version(error_code=event.error_code, bascule_code=event.bascule_code):
+        log.info("trial says nothing node=%s version=%s code=%s", node, release, code)
+        return
     key = RolloutKey(
         group_name=claim.group_name, product=claim.product, board=claim.board, version=release
     )
-    sentence = f"release {release} did not hold on node {claim.alias or claim.machine_id} ({code})"
+    sentence = f"release {release} did not hold on node {node} ({code})"
     if key.stop(connection, code=code, sentence=sentence, now_s=now_s):
         record(connection, now_s, "rollout stop", claim.group_name, sentence, actor=SERVER)
 

@@ -13,18 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 from partitions.slots import Slot
 from updater.lifecycle import State
-from updater.omaha.codes import TRIAL_PREFIX
+from updater.omaha.codes import TRIAL_FELL_BACK, TRIAL_PREFIX, TRIAL_SHUT_DOWN
 from updater.state import Failure, NodeState, Update
 
 if TYPE_CHECKING:
     from partitions.boot.control import BootState
 
 GUARDED: Final = "trial-guarded"
-SHUT_DOWN: Final = "trial-shut-down"
 RESET: Final = "trial-reset"
 RESET_ONCE: Final = "reset-once"  # no `trial-`: to servers it is no failed trial
 BOOT_FAILED: Final = "trial-boot-failed"
-FELL_BACK: Final = "trial-fell-back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +102,7 @@ def _concluded(
         return _concluded_of_seen(node, update, evidence)
     if loader.slots[Slot(update.slot)].tries_left > 0:
         return (
-            FELL_BACK,
+            TRIAL_FELL_BACK,
             "was not booted, though its tries were not spent",
             "Somebody chose another slot: look at the boot menu and the boot order.",
         )
@@ -125,7 +123,7 @@ def _concluded_of_seen(node: NodeState, update: Update, evidence: Evidence) -> t
     """Return the same of a trial whose service came up and left no verdict."""
     if update.shut_down_in == node.boot_id:
         return (
-            SHUT_DOWN,
+            TRIAL_SHUT_DOWN,
             f"was shut down during its trial, {update.tries_given_back} times at no cost before",
             "`bascule update --force` tries it again: leave it up until it is confirmed.",
         )

@@ -169,4 +169,45 @@ PERMITS: Final[Mapping[str, Condition]] = MappingProxyType(
     }
 )
 
-CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType({**STEPS, **GATES, **PERMITS})
+SERVERS: Final[Mapping[str, Condition]] = MappingProxyType(
+    {
+        "server-noupdate": Condition(
+            "The server has nothing newer for this node, and says no reason.",
+            "Nothing, or give the group's channel a newer package.",
+        ),
+        "server-throttled": Condition(
+            "As many nodes as the group's limits allow have begun or are under way.",
+            "Nothing: the node asks again. The group's policy on the server has the limits.",
+        ),
+        "server-halted": Condition(
+            "The server stopped the rollout itself: too many nodes of the group did not finish in "
+            "time.",
+            "Look at those nodes; then switch the group's updates on again at the server.",
+        ),
+        "server-paused": Condition(
+            "The group's updates are switched off at the server, or it is outside their hours.",
+            "Nothing outside the hours; else switch the group's updates on at the server.",
+        ),
+        "server-in-progress": Condition(
+            "The server takes this node to be in the middle of an update.",
+            "Nothing: a node that remembers no such update says so (`install-lost`), and the "
+            "server lets it go.",
+        ),
+        "server-no-package": Condition(
+            "The group has no channel, or its channel no package for this node.",
+            "Give the group a channel, and the channel a package, at the server.",
+        ),
+        "server-trouble": Condition(
+            "The server could not count which nodes are under way.",
+            "Nothing: the node asks again. If it stays, look at the server's log.",
+        ),
+        "server-error": Condition(
+            "The server knows the node and answers its check with an error; the sentence has it.",
+            "Look the error up at the server; the node asks again.",
+        ),
+    }
+)
+
+CONDITIONS: Final[Mapping[str, Condition]] = MappingProxyType(
+    {**STEPS, **GATES, **PERMITS, **SERVERS}
+)

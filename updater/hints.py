@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 URLS_MAX: Final = 16  # more mirrors than anyone has
 
+# Codes of ours for what other servers say without one: docs/errors.md has them all.
+NO_UPDATE: Final = "server-noupdate"
+IN_PROGRESS: Final = "server-in-progress"  # of error-updateInProgressOnInstance
+CHECK_ERROR: Final = "server-error"
+
 # App statuses of other servers that mean "not yet", with our code and sentence.
 NOT_YET: Final[Mapping[str, tuple[str, str]]] = MappingProxyType({
     "error-maxUpdatesPerPeriodLimitReached": (
@@ -41,7 +46,7 @@ NOT_YET: Final[Mapping[str, tuple[str, str]]] = MappingProxyType({
         "the server's updates are switched off, or it is outside their hours",
     ),
     "error-updateInProgressOnInstance": (
-        "server-in-progress",
+        IN_PROGRESS,
         "the server takes this node to be in the middle of an update",
     ),
     "error-noPackageFound": (
@@ -106,7 +111,7 @@ def hint_of(answer: AppResponse) -> Hint:
 
 
 def _nothing(check: UpdateCheckResult) -> Hint:
-    other = "server-noupdate" if check.status == CHECK_NO_UPDATE else "server-error"
+    other = NO_UPDATE if check.status == CHECK_NO_UPDATE else CHECK_ERROR
     return Hint(
         offer=None,
         code=check.reason or other,

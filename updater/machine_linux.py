@@ -162,7 +162,10 @@ class LinuxMachine(Machine):
     @override
     def reboot(self) -> None:
         try:
-            outcome = run(self._reboot_command, timeout_secs=REBOOT_TIMEOUT_SECS)
+            # A command of the integrator's may put the reboot off to a child of its own.
+            outcome = run(
+                self._reboot_command, timeout_secs=REBOOT_TIMEOUT_SECS, spare_children=True
+            )
         except CommandError as error:
             raise RebootError(str(error)) from error
         if outcome.status != 0:

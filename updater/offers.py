@@ -8,10 +8,11 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from images.version import parse_version
 from updater.given import PLACE_MAX_CHARS, URL, PlaceInvalidError
+from updater.hints import IN_PROGRESS
 from updater.lifecycle import State
 from updater.plan import Found
 from updater.state import NodeState, Report
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from updater.trust.view import Offer
 
 log = logging.getLogger(__name__)
-
-SERVER_IN_PROGRESS: Final = "server-in-progress"  # of a hint: error-updateInProgressOnInstance
 
 
 class ServerHoldsError(NothingNewerError):
@@ -100,7 +99,7 @@ def tell_of_lost_install(node: Node, memory: NodeState, hint: Hint) -> None:
     A plain server refuses a node in the middle of an update until it reports a failure; after
     the memory was lost nobody else would.
     """
-    waits = hint.offer is None and hint.code == SERVER_IN_PROGRESS
+    waits = hint.offer is None and hint.code == IN_PROGRESS
     if not waits or memory.state is not State.CHECKING or node.store.read_reports():
         return
     sentence = "this node remembers no install under way"

@@ -51,7 +51,7 @@ class Outcome:
     output: bytes
 
 
-def run(
+def run(  # noqa: PLR0913  # each has its usual value, and few callers want another
     command: Sequence[str],
     *,
     timeout_secs: float,
@@ -59,10 +59,13 @@ def run(
     environment: Mapping[str, str] = ENVIRONMENT,
     with_errors: bool = True,
     output_max_bytes: int = OUTPUT_MAX_BYTES,
+    spare_children: bool = False,
     beat: Callable[[], None] = lambda: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Run `command` in a process group of its own; after `timeout_secs` the group is killed.
+    """Run `command` in a process group of its own; however it ends, nothing of the group lives on.
+
+    A child that made a session of its own (a daemon, `setsid`) is in the group no more.
 
     Args:
         command: the program and its arguments.
@@ -71,6 +74,7 @@ def run(
         environment: all else that it finds; by default the fixed one.
         with_errors: keep the error stream too.
         output_max_bytes: how much of the end of its output is kept.
+        spare_children: what a program that ended by itself leaves running goes on.
         beat: called every `LOOK_SECS` at least until it ends, so that our caller counts as alive.
         stopped: asked as often; tells that the group shall be killed now.
 
@@ -97,11 +101,15 @@ def run(
         beat()
         return 0.0 if stopped() else deadline - time.monotonic()
 
-    output = _listen(process, left, output_max_bytes)
-    status = _ended_by(process, left)
-    if status is None and stopped():
+    by_itself = False
+    try:
+        output = _listen(process, left, output_max_bytes)
+        by_itself = _ends_in_time(process, left)
+    finally:
+        _end(process, spare_children=by_itself and spare_children)
+    if not by_itself and stopped():
         raise CommandStoppedError(f"{command[0]!r} was stopped before it ended")
-    return Outcome(status=status, output=output)
+    return Outcome(status=process.returncode if by_itself else None, output=output)
 
 
 def _listen(
@@ -116,7 +124,7 @@ def _listen(
     kept = b""
     with process.stdout as pipe:
         while (secs := left()) > 0:
-            ended = process.poll() is not None
+            ended = _has_ended(process)
             if not select.select([pipe], [], [], 0 if ended else min(secs, LOOK_SECS))[0]:
                 if ended:
                     break
@@ -128,15 +136,27 @@ def _listen(
     return kept
 
 
-def _ended_by(process: subprocess.Popen[bytes], left: Callable[[], float]) -> int | None:
-    """Return the exit status; None when the whole group had to be killed."""
-    secs = LOOK_SECS
-    while secs > 0:
-        secs = left()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(min(max(secs, 0.0), LOOK_SECS))
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
+def _ends_in_time(process: subprocess.Popen[bytes], left: Callable[[], float]) -> bool:
+    """Wait until the program ends, without reaping it; tell whether it did before time was up."""
+    pause = LOOK_SECS / 100  # most have ended when they fall silent
+    while (secs := left()) > 0:
+        if _has_ended(process):
+            return True
+        time.sleep(min(secs, pause))
+        pause = min(2 * pause, LOOK_SECS)
+    return _has_ended(process)
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether it ended. It is not reaped: its number stays its group's until `_end`."""
+    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, process.pid, flags) is not None
+
+
+def _end(process: subprocess.Popen[bytes], *, spare_children: bool) -> None:
+    """Kill the group, be it the program or a child that it did not wait for; reap the program."""
+    if not spare_children:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(KILLED_WAIT_SECS)
-    return None

@@ -80,7 +80,8 @@ ANSWERS: Final[Mapping[str, conditions.Condition]] = {
         "As many nodes as may be are under way.", "`bascule-server group set --concurrency`."
     ),
     "failed-here": conditions.Condition(
-        "The release was tried on this node and did not hold.", "Publish a newer version."
+        "The release was tried on this node and did not hold, or people ended its trial.",
+        "Publish a newer version, or `bascule update --force` on the node.",
     ),
 }
 
@@ -126,6 +127,7 @@ def page() -> str:
     parts.append(_conditions("Gates before a reboot", conditions.GATES))
     parts.append(_conditions("The permit", conditions.PERMITS))
     parts.append(_conditions("What the release desk answers instead of a release", ANSWERS))
+    parts.append(_conditions("What other Omaha servers answer instead of one", conditions.SERVERS))
     return "\n".join(parts)
 
 

@@ -12,7 +12,7 @@ from partitions.efi_firmware import BOOT_NEXT, BOOT_ORDER, packed
 from partitions.efi_variables import EfiVariables
 from partitions.errors import EfiEntryError
 from partitions.slots import Slot
-from tests.sim.lives import due_now, live, memory_of
+from tests.sim.lives import due_now, let_time_pass, live, memory_of
 from tests.sim.world import World, run_until
 from updater import rebooting
 from updater.engine import Engine
@@ -132,3 +132,64 @@ def test_a_version_that_is_taken_back_is_not_armed_again(world: World) -> None:
         node.loader.disarm(Slot.B)
         rebooting.reboot(node, memory)
     assert node.loader.read().target is Slot.A
+
+
+class TestASecondSlotThatAPersonStarts:
+    """It is confirmed, and looks like a trial: docs/loaders.md says why it is taken for one."""
+
+    @pytest.fixture
+    def updated(self, world: World) -> World:
+        """A node that runs 2.0.0 in slot B, with 1.0.0 in slot A to fall back to."""
+        run_until(Engine(node=world.node()), "rebooting")
+        assert world.boot().boot().slot is Slot.B
+        run_until(Engine(node=world.node()), "idle")
+        assert variables(world).read(BOOT_ORDER) == packed([1, 0, 3])
+        return world
+
+    def start(self, world: World, slot: Slot) -> None:
+        variables(world).write(BOOT_NEXT, packed([list(Slot).index(slot)]))
+        assert world.boot().boot().slot is slot
+
+    def stays_unproven(self, world: World, order: list[int]) -> None:
+        """Look at a sick system for long past the deadline; then it is the other one's turn."""
+        engine = Engine(node=world.node())
+        for _ in range(3):
+            run_until(engine, "health-pending")
+            let_time_pass(world)
+        node = world.node()
+        booted = node.boot().slot
+        assert memory_of(world).state is State.TRIAL
+        assert not node.loader.read().slots[booted].confirmed
+        assert variables(world).read(BOOT_ORDER) == packed(order)
+        assert world.boot().boot().slot is booted.other
+        live(world)
+        assert world.node().boot().slot is booted.other
+
+    def test_is_the_first_once_it_proved_healthy_and_the_same_way_leads_back(
+        self, updated: World
+    ) -> None:
+        for slot, order in ((Slot.A, [0, 1, 3]), (Slot.B, [1, 0, 3])):
+            self.start(updated, slot)
+            run_until(Engine(node=updated.node()), "idle")
+            assert variables(updated).read(BOOT_ORDER) == packed(order)
+        node = updated.node()
+        assert node.store.read_denied() == {}
+        assert node.store.read_marker() is None  # no guard of trials either
+
+    def test_stays_as_it_is_while_it_is_not_healthy(self, updated: World) -> None:
+        updated.health = ["sh", "-c", "test $BASCULE_VERSION != 1.0.0"]
+        updated.write_settings()
+        self.start(updated, Slot.A)
+        self.stays_unproven(updated, [1, 0, 3])
+        assert updated.node().store.read_denied() == {}
+
+    def test_is_not_proven_by_a_memory_without_a_trial(self, world: World) -> None:
+        """That is what is left of one that failed, and the firmware appended its entry since."""
+        world.health = ["sh", "-c", "test $BASCULE_VERSION != 2.0.0"]
+        world.write_settings()
+        live(world)
+        variables(world).write(BOOT_ORDER, packed([0, 3, 1]))
+        memory = memory_of(world)
+        assert (memory.state, memory.update) == (State.IDLE, None)
+        self.start(world, Slot.B)
+        self.stays_unproven(world, [0, 3, 1])

@@ -94,6 +94,10 @@ _FLAG_BITS: Final = 0xF000_0000  # dev mode, resumed, test image, non-default se
 _WORD: Final = 0xFFFF_FFFF
 
 TRIAL_PREFIX: Final = "trial-"  # our codes of a slot that did not prove healthy
+TRIAL_SHUT_DOWN: Final = "trial-shut-down"
+TRIAL_FELL_BACK: Final = "trial-fell-back"
+# Trials that people ended: the node needs one who says `--force`, other nodes have nothing to fear.
+BLAMELESS_TRIALS: Final = frozenset({TRIAL_SHUT_DOWN, TRIAL_FELL_BACK})
 
 BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
     {
@@ -149,3 +153,13 @@ def is_failed_trial(*, error_code: int | None, bascule_code: str) -> bool:
     if bascule_code.startswith(TRIAL_PREFIX):
         return True
     return error_code is not None and without_flags(error_code) == EngineError.ROLLBACK
+
+
+def speaks_against_version(*, error_code: int | None, bascule_code: str) -> bool:
+    """Tell whether a failed trial may be the version's fault, so that no other node shall try it.
+
+    A stock engine's rollback has no cause, so it may.
+    """
+    if bascule_code in BLAMELESS_TRIALS:
+        return False
+    return is_failed_trial(error_code=error_code, bascule_code=bascule_code)

@@ -99,7 +99,7 @@ def machine(loader: Loader, drive: Drive) -> Hardware:
     kernel = Kernel.fetched()
     initrd = CACHE / "shim"
     if not initrd.exists():
-        initrd.write_bytes(shim(kernel.folder / "lib/modules" / kernel.version))
+        initrd.write_bytes(shim(kernel))
     return Hardware(drives=(drive,), kernel=kernel.image, initrd=initrd, command_line=SHIM_WORDS)
 
 

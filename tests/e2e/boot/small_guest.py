@@ -21,7 +21,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.boot.archive import Archive, Kernel, applets, libraries, tool
+from images.reference import cpio
+from images.reference.verity import append_tree
+from tests.e2e.boot.archive import Kernel, applets, busybox, libraries, modules, program, tool
 
 CHECKOUT: Final = Path(__file__).parents[3]
 ROOMS: Final = ("images", "partitions", "updater")
@@ -177,49 +179,36 @@ def build_system(
         check=True, capture_output=True,
     )  # fmt: skip
     shutil.rmtree(tree)
-    root_hash, blocks = add_hash_tree(root)
+    verity = append_tree(root, uuid="00000000-0000-4000-8000-000000000001")
     kernel = Kernel.fetched()
-    verity = f"{version} {blocks} {root_hash}\n"
+    opens = f"{version} {verity.data_blocks} {verity.root_hash}\n"
     start = kernel.image.read_bytes() if fault is not Fault.KERNEL else b"no kernel" * 100_000
-    contents = {"kernel": start, "initrd": make_initrd(kernel, verity)}
+    contents = {"kernel": start, "initrd": make_initrd(kernel, opens)}
     parts = {"root": root}
     for name, content in contents.items():
         parts[name] = folder / f"{name}-{version}.img"
         parts[name].write_bytes(content + bytes(-len(content) % BLOCK))  # payloads hold blocks
-    return System(version=version, parts=parts, root_hash=root_hash, data_blocks=blocks)
-
-
-def add_hash_tree(image: Path) -> tuple[str, int]:
-    """Append a verity tree to an image; return its root hash and the number of data blocks."""
-    blocks = -(-image.stat().st_size // BLOCK)
-    with image.open("r+b") as file:
-        file.truncate(blocks * BLOCK)
-    said = subprocess.run(
-        [tool("veritysetup"), "format", "--salt=-", "--uuid=00000000-0000-4000-8000-000000000001",
-         f"--data-blocks={blocks}", f"--hash-offset={blocks * BLOCK}", str(image), str(image)],
-        check=True, capture_output=True, text=True,
-    ).stdout  # fmt: skip
-    found = re.search(r"Root hash:\s*([0-9a-f]{64})", said)
-    assert found is not None, said
-    return found[1], blocks
+    return System(
+        version=version, parts=parts, root_hash=verity.root_hash, data_blocks=verity.data_blocks
+    )
 
 
 def make_initrd(kernel: Kernel, verity: str) -> bytes:
     """Return an initrd that opens the root of the slot that the loader names, and only that."""
-    archive = Archive()
-    archive.busybox()
-    archive.file("init", INITRD.encode(), mode=0o755)
-    archive.file("etc/bascule/verity", verity.encode())
-    archive.program("bin/dmsetup", Path(tool("dmsetup")))
-    modules = kernel.modules(MODULES)
-    for module in [*modules, *kernel.modules(["softdog"])]:
-        archive.file(f"modules/{module.name}", module.read_bytes())
-    order = "".join(f"/modules/{module.name}\n" for module in modules)
-    archive.file("modules.order", order.encode())
-    packed = subprocess.run(
-        [tool("zstd"), "-q", "-9", "-c"], input=archive.finish(), capture_output=True, check=True
+    *_, watchdog = kernel.load_order(["softdog"])  # /init loads it by name, with its limit
+    archive = cpio.archive(
+        [
+            *busybox(),
+            cpio.file("init", INITRD.encode(), executable=True),
+            cpio.file("etc/bascule/verity", verity.encode()),
+            *program("bin/dmsetup", Path(tool("dmsetup"))),
+            *modules(kernel.load_order(MODULES)),
+            cpio.file(f"modules/{watchdog.name}", watchdog.read_bytes()),
+        ]
     )
-    return packed.stdout
+    return subprocess.run(
+        [tool("zstd"), "-q", "-9", "-c"], input=archive, capture_output=True, check=True
+    ).stdout
 
 
 def _plant(tree: Path, version: str, rollback_index: int, padding_bytes: int) -> None:

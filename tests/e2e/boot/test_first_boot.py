@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from images.reference import cpio
 from partitions import loaders
 from partitions.boot.grubenv import GrubEnvironment
 from partitions.disk_image import FirmwareFile, create_disk
 from partitions.layout import read_layout
 from partitions.loaders import efi
 from partitions.slots import Slot
-from tests.e2e.boot.archive import Archive, Kernel
+from tests.e2e.boot.archive import Kernel, busybox
 from tests.e2e.boot.machine import QEMU, UBOOT, Drive, Firmware, Hardware, VirtualMachine
 from tests.e2e.boot.shim.pack import shim
 from tests.sim.gpt_tools import program, run
@@ -95,16 +96,14 @@ def test_slot_a_starts_with_its_initrd_and_its_command_line(
         kernel = Kernel.fetched()
     except FileNotFoundError as error:
         pytest.skip(str(error))
-    archive = Archive()
-    archive.busybox()
-    archive.file("init", INIT, mode=0o755)
-    images["initrd"].write_bytes(archive.finish())
+    init = cpio.file("init", INIT, executable=True)
+    images["initrd"].write_bytes(cpio.archive([*busybox(), init]))
     images["kernel"] = kernel.image
     hardware = make(loader, images, tmp_path)
     if hardware.firmware is Firmware.KERNEL:
         program("kexec")
         initrd = tmp_path / "shim"
-        initrd.write_bytes(shim(kernel.folder / "lib/modules" / kernel.version))
+        initrd.write_bytes(shim(kernel))
         hardware = Hardware(
             drives=hardware.drives,
             kernel=kernel.image,

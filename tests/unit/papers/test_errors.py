@@ -14,7 +14,8 @@ import pytest
 
 from docs.papers import errors
 from server import rollout
-from updater.conditions import CONDITIONS, GATES, PERMITS, STEPS
+from updater import hints
+from updater.conditions import CONDITIONS, GATES, PERMITS, SERVERS, STEPS
 from updater.errors import EXIT_STOPPED
 from updater.permit.contract import WaitReason
 
@@ -117,5 +118,20 @@ def test_every_answer_of_the_release_desk_is_in_the_table() -> None:
     assert said == errors.ANSWERS.keys()
 
 
+def test_every_answer_of_other_servers_is_in_the_table() -> None:
+    """Each literal of `hints` that looks like one of their codes."""
+    tree = ast.parse(Path(hints.__file__).read_text())
+    said = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"server-[a-z-]+", node.value)
+    }
+    assert said == SERVERS.keys()
+
+
 def test_the_tables_of_conditions_share_no_code() -> None:
-    assert len(CONDITIONS) == len(STEPS) + len(GATES) + len(PERMITS)
+    codes = {row.code for row in all_rows()}
+    assert len(CONDITIONS) == len(STEPS) + len(GATES) + len(PERMITS) + len(SERVERS)
+    assert not codes & SERVERS.keys()  # an error of ours says what to do itself

@@ -33,6 +33,7 @@ from tests.sim.desk import (
     publish,
 )
 from updater.omaha import Action, AppRequest, Event, OsInfo, Package, Request, UpdateCheck
+from updater.omaha.codes import BLAMELESS_TRIALS
 
 STARTED = Event(type=13, result=1)
 DOWNLOADED = Event(type=14, result=1)
@@ -344,6 +345,26 @@ def test_a_failed_trial_stops_the_release_in_the_group(omaha: OmahaDesk, node: S
     assert (held.reason, held.sentence) == ("rollout-stopped", stop.sentence)
     assert SimNode("e" * 32).ask(omaha).reason == "rollout-stopped"
     assert (SERVER, "rollout stop") in verbs(omaha)
+
+
+@pytest.mark.parametrize("code", sorted(BLAMELESS_TRIALS))
+def test_a_trial_that_people_ended_holds_its_node_and_stops_nobody(
+    omaha: OmahaDesk, node: SimNode, code: str
+) -> None:
+    set_group(omaha.desk, "default", channel=None, changes={"max_concurrent": 1})
+    node.ask(omaha)
+    ended = replace(FAILED_TRIAL, bascule_code=code, bascule_sentence="was shut down")
+    node.tell(omaha, ended)
+    assert group(omaha).stops == ()
+    assert (SERVER, "rollout stop") not in verbs(omaha)
+    view = seen(omaha, node)
+    assert (view.error_code, view.error_sentence) == (code, "was shut down")
+    assert phases(omaha, node) == ["failed-trial"]
+    assert node.ask(omaha).reason == "failed-here"  # it waits for a person, and takes no place
+    other = SimNode("f" * 32)
+    assert other.ask(omaha).status == "ok"
+    other.tell(omaha, FAILED_TRIAL)
+    assert [stop.code for stop in group(omaha).stops] == ["trial-unhealthy"]
 
 
 def test_a_stop_holds_in_its_group_only(omaha: OmahaDesk, node: SimNode) -> None:

@@ -11,6 +11,7 @@ import pytest
 import server
 from server import choice, errors, rollout
 from server.settings import Settings
+from updater.omaha.codes import BLAMELESS_TRIALS
 
 README = (Path(server.__file__).parent / "README.md").read_text()
 
@@ -44,3 +45,10 @@ def test_every_reason_to_wait_stands_in_the_table() -> None:
     assert len(reasons) == 12
     for reason in reasons:
         assert f"| `{reason}` |" in README
+
+
+def test_every_trial_that_stops_nothing_is_documented() -> None:
+    operators = (Path(server.__file__).parents[1] / "docs/running-a-server.md").read_text()
+    for code in BLAMELESS_TRIALS:
+        assert f"`{code}`" in README
+        assert f"| `{code}`" in operators

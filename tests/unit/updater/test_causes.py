@@ -13,17 +13,21 @@ from partitions.boot.control import BootState, SlotState
 from partitions.slots import Slot
 from updater.causes import (
     BOOT_FAILED,
-    FELL_BACK,
     GUARDED,
     RESET,
     RESET_ONCE,
-    SHUT_DOWN,
     Evidence,
     cause_of,
 )
 from updater.conditions import STEPS
 from updater.lifecycle import State
-from updater.omaha.codes import EngineError, is_failed_trial, number_of
+from updater.omaha.codes import (
+    TRIAL_FELL_BACK,
+    TRIAL_SHUT_DOWN,
+    EngineError,
+    is_failed_trial,
+    number_of,
+)
 from updater.state import Failure, NodeState, Update
 
 NOW: Final = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -62,12 +66,12 @@ TABLE: Final = [
     # state, of the update, the guard's last boot, the loader's slot b; the cause
     (State.REBOOTING, {}, "", SPENT, BOOT_FAILED),
     (State.ARMED, {}, "", SPENT, BOOT_FAILED),  # a reboot by hand
-    (State.ARMED, {}, "", FRESH, FELL_BACK),
+    (State.ARMED, {}, "", FRESH, TRIAL_FELL_BACK),
     (State.TRIAL, CAME_UP, "", SPENT, RESET_ONCE),
     (State.TRIAL, CAME_UP, "", FRESH, RESET_ONCE),
     (State.TRIAL, {"tries_used": 2, "tries_given_back": 1}, "", SPENT, RESET_ONCE),
     (State.TRIAL, CRASHED, "", SPENT, RESET),
-    (State.TRIAL, {**CAME_UP, "shut_down_in": "trial-boot"}, "", SPENT, SHUT_DOWN),
+    (State.TRIAL, {**CAME_UP, "shut_down_in": "trial-boot"}, "", SPENT, TRIAL_SHUT_DOWN),
     (State.TRIAL, {**CAME_UP, "shut_down_in": "boot-before"}, "", SPENT, RESET_ONCE),
     (State.REBOOTING, {}, "some-boot", SPENT, GUARDED),
     (State.TRIAL, CAME_UP, "trial-boot", SPENT, GUARDED),
@@ -132,7 +136,7 @@ def test_the_kernels_last_words_are_named_where_they_may_help() -> None:
     assert "last words" not in cause(State.TRIAL, shut_down, evidence=evidence).hint
 
 
-@pytest.mark.parametrize("code", [BOOT_FAILED, FELL_BACK, GUARDED, RESET, SHUT_DOWN])
+@pytest.mark.parametrize("code", [BOOT_FAILED, TRIAL_FELL_BACK, GUARDED, RESET, TRIAL_SHUT_DOWN])
 def test_every_cause_is_documented_and_a_rollback_to_every_server(code: str) -> None:
     assert code in STEPS
     assert number_of(code) is EngineError.ROLLBACK

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
+import select
 from pathlib import Path
+
+import pytest
 
 from updater.health import HealthVerdict, examine
 from updater.settings import CheckSettings, HealthSettings
@@ -52,6 +56,21 @@ def test_a_check_that_is_not_there_has_failed() -> None:
 
 def test_a_check_knows_slot_and_version() -> None:
     assert look(shell("facts", 'test "$BASCULE_SLOT $BASCULE_VERSION" = "b 2.0.0"')).healthy
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_what_a_check_starts_in_the_background_does_not_outlive_it(
+    tmp_path: Path, status: int
+) -> None:
+    """A child that lives on holds this pipe open: it is readable to its end once nobody does."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as held:
+        script = f"exec 3>{pipe}; sleep 1000 & echo started; exit {status}"
+        verdict = look(shell("web", script))
+        assert verdict.healthy == (status == 0)
+        assert select.select([held], [], [], AMPLE_SECS)[0], "the child lives on"
+        assert held.read() == b""
 
 
 def test_the_last_line_says_why() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,6 +33,7 @@ from updater.machine import (
 )
 from updater.machine_linux import LinuxMachine
 
+AMPLE_SECS: Final = 60.0
 SLOTS: Final[SlotLayout] = {
     Slot.A: {"usr": PartRef(label="USR-A")},
     Slot.B: {"usr": PartRef(label="USR-B")},
@@ -103,6 +105,19 @@ def test_it_is_who_its_machine_id_says(disk: Path) -> None:
 def test_a_reboot_is_ordered_by_the_command_of_the_settings(disk: Path, tmp_path: Path) -> None:
     machine(disk, reboot_command=["touch", str(tmp_path / "ordered")]).reboot()
     assert (tmp_path / "ordered").exists()
+
+
+def test_a_reboot_command_may_leave_the_reboot_to_a_child(disk: Path, tmp_path: Path) -> None:
+    go, answer = tmp_path / "go", tmp_path / "answer"
+    os.mkfifo(go)
+    os.mkfifo(answer)
+    with os.fdopen(os.open(answer, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as held:
+        script = f"exec 3>{answer} 4<>{go}; (read go <&4; echo ordered >&3) >/dev/null 2>&1 &"
+        machine(disk, reboot_command=["sh", "-c", script]).reboot()
+        with os.fdopen(os.open(go, os.O_WRONLY | os.O_NONBLOCK), "wb") as told:  # it listens
+            told.write(b"go\n")
+        assert select.select([held], [], [], AMPLE_SECS)[0]
+        assert held.read() == b"ordered\n"
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,14 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def require_end_of(child: int) -> None:
+    for _ in range(1000):  # the kernel ends it in its own time
+        if not is_alive(child):
+            return
+        time.sleep(0.01)
+    raise AssertionError("the child lives on")
+
+
 def test_a_program_ends_with_its_status_and_its_words() -> None:
     outcome = run(shell("echo out; echo err >&2; exit 3"), timeout_secs=AMPLE_SECS)
     assert (outcome.status, outcome.output) == (3, b"out\nerr\n")
@@ -81,12 +89,7 @@ def test_the_time_limit_ends_the_whole_group(tmp_path: Path) -> None:
         assert outcome.status is None
         if (tmp_path / "child").exists():
             break
-    child = int((tmp_path / "child").read_text())
-    for _ in range(1000):  # the kernel ends it in its own time
-        if not is_alive(child):
-            return
-        time.sleep(0.01)
-    raise AssertionError("the child lives on")
+    require_end_of(int((tmp_path / "child").read_text()))
 
 
 def test_the_time_limit_ends_a_program_that_ignores_every_polite_signal() -> None:
@@ -104,14 +107,35 @@ def test_what_was_said_before_the_limit_is_kept() -> None:
     assert outcome.output in {b"begun\n", b""}  # nothing, where starting alone takes longer
 
 
-def test_what_a_program_leaves_running_is_not_waited_for(tmp_path: Path) -> None:
-    """It holds the pipe open; the check itself has ended."""
-    script = f"sleep 1000 & echo $! >{tmp_path}/child; echo done; exit 0"
+@pytest.mark.parametrize("pipe", ["", ">/dev/null 2>&1"], ids=["kept", "closed"])
+def test_what_a_program_leaves_running_is_not_waited_for_and_ends_with_it(
+    tmp_path: Path, pipe: str
+) -> None:
+    script = f"trap '' HUP; sleep 1000 {pipe} & echo $! >{tmp_path}/child; echo done; exit 3"
     outcome = run(shell(script), timeout_secs=1000)
+    assert (outcome.status, outcome.output) == (3, b"done\n")
+    require_end_of(int((tmp_path / "child").read_text()))
+
+
+def test_what_a_program_leaves_running_ends_when_its_starter_fails(tmp_path: Path) -> None:
+    def beat() -> None:
+        if (tmp_path / "child").exists():
+            raise InterruptedError
+
+    script = f"sleep 1000 & echo $! >{tmp_path}/draft; mv {tmp_path}/draft {tmp_path}/child; wait"
+    with pytest.raises(InterruptedError):
+        run(shell(script), timeout_secs=1000, beat=beat)
+    require_end_of(int((tmp_path / "child").read_text()))
+
+
+def test_children_that_are_spared_go_on_unless_time_was_up(tmp_path: Path) -> None:
+    script = f"sleep 1000 & echo $! >{tmp_path}/child; exit 0"
+    outcome = run(shell(script), timeout_secs=1000, spare_children=True)
     child = int((tmp_path / "child").read_text())
-    assert is_alive(child)
+    assert (outcome.status, is_alive(child)) == (0, True)
     os.kill(child, signal.SIGKILL)
-    assert (outcome.status, outcome.output) == (0, b"done\n")
+    outcome = run(shell("sleep 1000"), timeout_secs=SHORT_SECS, spare_children=True)
+    assert outcome.status is None
 
 
 def test_only_the_end_of_what_is_said_is_kept() -> None:
@@ -139,8 +163,7 @@ def test_a_program_is_ended_with_its_group_when_its_starter_is_stopped(tmp_path:
     with pytest.raises(CommandStoppedError, match="'sh' was stopped before it ended"):
         run(["sh", "-c", script], timeout_secs=600, stopped=stopped)
     assert looks
-    child = Path("/proc") / (tmp_path / "child").read_text().strip() / "stat"
-    assert not child.exists() or child.read_text().split()[2] == "Z"
+    require_end_of(int((tmp_path / "child").read_text()))
 
 
 def test_a_program_that_ended_by_itself_was_not_stopped() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from tests.e2e.boot.archive import Archive, Kernel, tool
+from images.reference import cpio
+from tests.e2e.boot.archive import Kernel, busybox, modules, program, tool
 
 INIT: Final = Path(__file__).with_name("init")
 MODULES: Final = [
@@ -14,20 +15,18 @@ MODULES: Final = [
 ]
 
 
-def shim(modules: Path) -> bytes:
-    """Return the archive; `modules` is the `lib/modules/VERSION` of the kernel that it is for.
+def shim(kernel: Kernel) -> bytes:
+    """Return the archive for a kernel.
 
     Raises:
         FileNotFoundError: busybox or kexec is not installed.
     """
-    archive = Archive()
-    archive.busybox()
-    archive.file("init", INIT.read_bytes(), mode=0o755)
-    archive.folder("esp")
-    archive.program("bin/kexec", Path(tool("kexec")))
-    files = Kernel(modules.parents[2], modules.name).modules(MODULES)
-    for file in files:
-        archive.file(f"modules/{file.name}", file.read_bytes())
-    order = "".join(f"/modules/{file.name}\n" for file in files)
-    archive.file("modules.order", order.encode())
-    return archive.finish()
+    return cpio.archive(
+        [
+            *busybox(),
+            cpio.file("init", INIT.read_bytes(), executable=True),
+            cpio.folder("esp"),
+            *program("bin/kexec", Path(tool("kexec"))),
+            *modules(kernel.load_order(MODULES)),
+        ]
+    )

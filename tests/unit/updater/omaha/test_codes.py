@@ -9,6 +9,7 @@ from updater.omaha.codes import (
     EngineError,
     is_failed_trial,
     number_of,
+    speaks_against_version,
     without_flags,
 )
 
@@ -47,3 +48,26 @@ def test_only_a_trial_that_did_not_hold_counts_as_one(
     error_code: int | None, bascule_code: str, *, failed: bool
 ) -> None:
     assert is_failed_trial(error_code=error_code, bascule_code=bascule_code) is failed
+
+
+@pytest.mark.parametrize("code", ["trial-shut-down", "trial-fell-back"])
+def test_a_trial_that_people_ended_failed_and_says_nothing_against_the_version(code: str) -> None:
+    number = number_of(code)
+    assert is_failed_trial(error_code=number, bascule_code=code)
+    assert not speaks_against_version(error_code=number, bascule_code=code)
+
+
+@pytest.mark.parametrize(
+    ("error_code", "bascule_code", "against"),
+    [
+        (44, "", True),  # a stock engine gives no cause
+        (44, "trial-unhealthy", True),
+        (44, "trial-something-new", True),
+        (5000, "reset-once", False),
+        (9, "", False),
+    ],
+)
+def test_any_other_failed_trial_speaks_against_the_version(
+    error_code: int, bascule_code: str, *, against: bool
+) -> None:
+    assert speaks_against_version(error_code=error_code, bascule_code=bascule_code) is against
