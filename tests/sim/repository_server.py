@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,6 +43,7 @@ class RepositoryServer:
         self.headers: dict[str, str] = {}
         self.patient_clients = 0
         self.stop = threading.Event()
+        self._open: set[socket.socket] = set()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self._server.daemon_threads = False  # `server_close` waits for them: no stray threads
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
@@ -59,6 +61,9 @@ class RepositoryServer:
         self.stop.set()
         self._server.shutdown()
         self._thread.join()
+        for connection in list(self._open):  # an idle one of a client that keeps it for later
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RD)
         self._server.server_close()
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -66,8 +71,18 @@ class RepositoryServer:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            timeout = 0.5  # an idle connection of a client that went away ends with the test
+            timeout = 60.0  # a client on a busy machine rests long between two questions
             disable_nagle_algorithm = True  # head and body go out at once
+
+            @override
+            def setup(self) -> None:
+                super().setup()
+                served._open.add(self.connection)
+
+            @override
+            def finish(self) -> None:
+                served._open.discard(self.connection)
+                super().finish()
 
             def do_GET(self) -> None:  # http.server has it so
                 path = self.path.lstrip("/")
