@@ -4,7 +4,8 @@ Here are open flags, ioctls, locks and the page cache, and the translation of th
 bytes mean is for `table.py` and `writer.py`; who else uses the device is for `in_use.py`.
 
 Two ways past the page cache: O_DIRECT, and where a file system refuses that, dropping the clean
-pages (posix_fadvise DONTNEED) before each read. Both need the data to be flushed before.
+pages (posix_fadvise DONTNEED) before each read. Both need the data to be flushed before. Writes go
+past it on demand: `direct.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from partitions.direct import DIRECT_ALIGNMENT, DirectWriter
 from partitions.errors import (
     DeviceBusyError,
     DeviceOpenError,
@@ -32,7 +34,6 @@ from partitions.errors import (
 from partitions.gpt import SECTOR_SIZES
 from partitions.zeroing import zero_range
 
-DIRECT_ALIGNMENT: Final = 4096  # bytes; no logical sector is larger
 LOCK_PATIENCE_S: Final = 10.0  # udev locks a disk for a moment after each close
 _LOCK_STEP_S: Final = 0.05
 _BLKSSZGET: Final = 0x1268  # linux/fs.h: logical sector size of a device
@@ -69,6 +70,7 @@ class OpenDisk:
         self.path = path
         self.descriptor = descriptor
         self.bypass = CacheBypass.NONE
+        self._write = self._write_through_cache
         self._size = os.lseek(descriptor, 0, os.SEEK_END)
 
     @property
@@ -137,10 +139,14 @@ class OpenDisk:
         left = memoryview(data)
         try:
             while left:
-                written = os.pwrite(self.descriptor, left, offset)
+                written = self._write(offset, left)
                 left, offset = left[written:], offset + written
         except OSError as error:
             raise DeviceWriteError.because(self.path, offset, error) from error
+
+    def write_past_cache(self) -> None:
+        """Let `pwrite` go past the page cache, in whole blocks, where the device takes that."""
+        self._write = DirectWriter(self.descriptor).write
 
     def zero(self, offset: int, size: int) -> None:
         """Make `size` bytes at `offset` read as zeros, by the cheapest way; not durable yet.
@@ -165,6 +171,9 @@ class OpenDisk:
             os.fdatasync(self.descriptor)
         except OSError as error:
             raise DeviceWriteError(f"flushing {self.path} failed: {error.strerror}") from error
+
+    def _write_through_cache(self, offset: int, data: memoryview) -> int:
+        return os.pwrite(self.descriptor, data, offset)
 
     def lock(self, *, patience_s: float = LOCK_PATIENCE_S) -> None:
         """Take the whole disk's advisory lock (flock); closing gives it back.

@@ -12,7 +12,8 @@ from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeAlias
 
-from partitions.disk import DIRECT_ALIGNMENT, Access, OpenDisk, open_disk
+from partitions.direct import DIRECT_ALIGNMENT
+from partitions.disk import Access, OpenDisk, open_disk
 from partitions.errors import DeviceReadError, DeviceTooSmallError, ReadbackMismatchError
 from partitions.slots import Region
 

@@ -79,6 +79,7 @@ def claim(region: Region, booted: Booted) -> OpenDisk:
                 f"needs {region.offset + region.size}"
             )
         disk.lock_range(region.offset, region.size)
+        disk.write_past_cache()
     except BaseException:
         disk.close()
         raise
