@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from images.errors import DocumentInvalidError
+from images.errors import DeltaUnsupportedError, DocumentInvalidError
 from images.version import VERSION_PATTERN
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from images.payload import Manifest
 
 PAYLOAD_SCHEMA: Final = "bascule.payload/1"
 CHANNEL_SCHEMA: Final = "bascule.channel/1"
@@ -55,9 +57,10 @@ class PartFacts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class SourcePart(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One image that a delta needs in the booted slot."""
+    """One image that a delta needs in the booted slot: the SHA-256 of its first `size` bytes."""
 
     name: Name
+    size: PositiveCount
     sha256: Sha256Hex
 
 
@@ -107,6 +110,9 @@ class PayloadFacts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         names = [part.name for part in self.partitions]
         if len(set(names)) != len(names):
             raise ValueError(f"a part is named twice: {', '.join(sorted(names))}")
+        sources = [part.name for part in self.source.partitions] if self.source else []
+        if len(set(sources)) != len(sources) or not set(sources) <= set(names):
+            raise ValueError(f"parts {sorted(sources)} of the source are not those that are made")
 
 
 class DowngradeGrant(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -238,7 +244,7 @@ def tuf_channel_path(channel: str, product: str, board: str) -> str:
     return f"channels/{channel}/{product}/{board}.json"
 
 
-def facts_of(
+def facts_of(  # noqa: PLR0913  # as many as a release has facts
     payload: Path,
     *,
     product: str,
@@ -248,23 +254,31 @@ def facts_of(
     min_engine: str,
     created: datetime,
     requires_from: str | None = None,
+    source_version: str | None = None,
 ) -> PayloadFacts:
-    """Return the facts of a full payload file, read from its metadata; signatures are not checked.
+    """Return the facts of a payload file, read from its metadata; signatures are not checked.
+
+    `source_version` is the version that a delta starts from, None for a full payload. A delta must
+    be of format 2: one that works in place could not be resumed.
 
     Raises:
         DocumentInvalidError: a name or version is not of the right shape.
-        DeltaUnsupportedError: the payload is a delta.
+        DeltaUnsupportedError: the payload is a delta and no source is named, or the other way
+            round, or it is a delta of format 1.
         PayloadError: the file is no sound payload.
         FileUnreadableError: the file cannot be read.
     """
     from images.reader import Accept, PayloadFile
 
+    is_delta = source_version is not None
     with PayloadFile.open(payload) as file:
-        metadata = file.metadata(None, accept=Accept.FULL)
+        metadata = file.metadata(None, accept=Accept.APPLICABLE if is_delta else Accept.FULL)
         signatures_sha256 = hashlib.sha256(file.signatures(metadata)).hexdigest()
+    if is_delta and not (metadata.manifest.is_delta and metadata.header.major == 2):
+        raise DeltaUnsupportedError(f"{payload} is no delta of format 2")
     raw: dict[str, object] = {
         "schema": PAYLOAD_SCHEMA,
-        "kind": "full",
+        "kind": "delta" if is_delta else "full",
         "product": product,
         "board": board,
         "version": version,
@@ -281,7 +295,18 @@ def facts_of(
             for part in metadata.manifest.parts
         ],
     }
+    if is_delta:
+        raw["source"] = {"version": source_version, "partitions": sources_of(metadata.manifest)}
     return parse_payload_facts(raw)
+
+
+def sources_of(manifest: Manifest) -> list[dict[str, object]]:
+    """Return the images that the parts of a delta start from, as `SourcePart` has them."""
+    return [
+        {"name": part.name, "size": part.old_size, "sha256": part.old_sha256.hex()}
+        for part in manifest.parts
+        if part.old_size and part.old_sha256 is not None
+    ]
 
 
 def _parse(

@@ -44,8 +44,13 @@ class Payload:
     @property
     def delta_from(self) -> str:
         """The version that a delta starts from; empty for a full payload."""
-        name = self.tuf_path.rpartition("/")[2]
-        return name.removeprefix(_DELTA).removesuffix(".crau") if name.startswith(_DELTA) else ""
+        return delta_source(self.tuf_path)
+
+
+def delta_source(tuf_path: str) -> str:
+    """Return the version that the payload of a TUF path starts from; empty for a full one."""
+    name = tuf_path.rpartition("/")[2]
+    return name.removeprefix(_DELTA).removesuffix(".crau") if name.startswith(_DELTA) else ""
 
 
 # Made once: they run with every check.
@@ -105,23 +110,38 @@ def payloads_of(connection: Connection, product: str, board: str, version: str) 
 
 
 def suitable(payloads: Sequence[Payload], claim: Claim, allowed: Sequence[str]) -> Payload | None:
-    """Return the smallest payload that a client reads, or None.
+    """Return the smallest full payload that a client reads, or None.
 
     For our nodes it is one of the `allowed` TUF paths. Others know no TUF path and read only
-    format 1. A delta is only for a client that says it takes one and runs what it starts from.
+    format 1.
     """
     readable = [
         payload
         for payload in payloads
-        if (payload.tuf_path in allowed if claim.is_ours else payload.format == STOCK_FORMAT)
-        and _may_start_from(payload, claim)
+        if not payload.delta_from
+        and (payload.tuf_path in allowed if claim.is_ours else payload.format == STOCK_FORMAT)
     ]
     return min(readable, key=lambda payload: payload.size, default=None)
 
 
-def _may_start_from(payload: Payload, claim: Claim) -> bool:
-    source = payload.delta_from
-    return not source or (claim.delta_okay and source == claim.running.text)
+def shortcuts(
+    payloads: Sequence[Payload], claim: Claim, allowed: Sequence[str]
+) -> tuple[Payload, ...]:
+    """Return the deltas that a client may take instead, smallest first.
+
+    They are for our nodes alone: those that say they take one and run what it starts from. A stock
+    client is never told of one.
+    """
+    found = [
+        payload
+        for payload in payloads
+        if payload.delta_from
+        and payload.tuf_path in allowed
+        and claim.is_ours
+        and claim.delta_okay
+        and payload.delta_from == claim.running.text
+    ]
+    return tuple(sorted(found, key=lambda payload: payload.size))
 
 
 def base_urls(connection: Connection, channel: str) -> tuple[str, ...]:

@@ -11,11 +11,13 @@ from tuf.api.metadata import Targets
 from images.errors import DocumentInvalidError
 from images.release import encode_channel_document, tuf_channel_path
 from server.activity import record
+from server.catalogue import base_urls, delta_source
 from server.contents import TargetContent
 from server.errors import (
     ChannelExistsError,
     ChannelUnknownError,
     NameInvalidError,
+    PayloadAbsentError,
     ReleaseUnknownError,
 )
 from server.foundation import add_delegation
@@ -108,6 +110,7 @@ def promote_channel(desk: Desk, order: Promotion, *, keys: KeyFolder) -> Channel
     Raises:
         ChannelUnknownError: there is none of this name.
         ChannelError, ReleaseError: the order does not fit; see `promotion.promote`.
+        PayloadAbsentError: a payload's file is away, and the channel names no other server.
         DocumentInvalidError: a name has a wrong shape, or the document would be too large.
         KeysMissingError: too few of the channel's keys are at hand.
         DeskBusyError: another change goes on.
@@ -119,6 +122,7 @@ def promote_channel(desk: Desk, order: Promotion, *, keys: KeyFolder) -> Channel
             document = promote(before, order, _releases(contents, order))
         except msgspec.ValidationError as error:
             raise DocumentInvalidError(f"channel document: {error}") from error
+        _require_files(desk, contents, document)
         _publish(desk, contents, [document], keys)
         with desk.store.writing() as connection:
             sentence = f"{document.current} is current, serial {document.serial}"
@@ -185,8 +189,27 @@ def _releases(contents: Contents, order: Promotion) -> dict[str, Published]:
         if (facts.product, facts.board) == (order.product, order.board):
             known = found.get(facts.version)
             paths = (*known.paths, path) if known else (path,)
-            found[facts.version] = Published(rollback_index=facts.rollback_index, paths=paths)
+            full_first = tuple(sorted(paths, key=lambda one: (bool(delta_source(one)), one)))
+            found[facts.version] = Published(rollback_index=facts.rollback_index, paths=full_first)
     return found
+
+
+def _require_files(desk: Desk, contents: Contents, document: ChannelDocument) -> None:
+    """Refuse a document whose newest release this server could not serve, where nobody else does.
+
+    Raises:
+        PayloadAbsentError: a payload's file is away.
+    """
+    with desk.store.reading() as connection:
+        if base_urls(connection, document.channel):
+            return
+    published = published_payloads(contents)
+    for path in document.allowed[document.current]:
+        sha256 = published[path][0].hashes["sha256"]
+        if not desk.payload_file(sha256).is_file():
+            raise PayloadAbsentError(
+                f"payload {sha256[:16]} of {path} was signed, and its file is not on this server"
+            )
 
 
 def _publish(

@@ -12,7 +12,9 @@ Each leaf owns a stable code, a hint and an exit status. Nothing is raised here.
     ├── DatabaseError              the store
     │   └── DatabaseBusyError, DatabaseUnreadableError, DatabaseNewerError
     ├── ReleaseError               what is published
-    │   └── ReleaseExistsError, ReleaseUnknownError, ReleaseWithdrawnError, ReleaseFormatError
+    │   ├── ReleaseExistsError, ReleaseUnknownError, ReleaseWithdrawnError, ReleaseFormatError
+    │   ├── DeltaSourceUnknownError, DeltaTargetError
+    │   └── PayloadAbsentError
     ├── ChannelError
     │   ├── ChannelExistsError, ChannelUnknownError, FloorLoweredError, BelowFloorError
     │   └── StopsMissingError, DowngradeUnboundedError
@@ -196,6 +198,29 @@ class ReleaseFormatError(ReleaseError):
 
     code = "release-format"
     hint = "Add the payload of format 2 first; one of format 1 beside it serves stock clients."
+
+
+class DeltaSourceUnknownError(ReleaseError):
+    """A delta starts from no image that was published."""
+
+    code = "delta-source-unknown"
+    hint = "Build it from the image of a release that `bascule-server release list DIR` shows."
+
+
+class DeltaTargetError(ReleaseError):
+    """A delta makes another image than the release that it is added to."""
+
+    code = "delta-target"
+    hint = "Build it to the very image that the release's full payload makes."
+
+
+class PayloadAbsentError(ReleaseError):
+    """A payload that was signed is not on this server."""
+
+    code = "payload-absent"
+    hint = (
+        "`bascule-server release add` with the same file brings it back; it is named by its hash."
+    )
 
 
 class ChannelError(ServerError):

@@ -16,10 +16,11 @@ from images.version import parse_version
 from server.durable import DRAFT_PREFIX, PUBLIC_MODE, sync_folder, translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
     from typing import BinaryIO
 
+    from images.payload import Manifest
     from images.reader import Progress
     from images.release import PayloadFacts
     from images.signing import TrustedKeys
@@ -86,9 +87,12 @@ def take_in(
     *,
     trusted: TrustedKeys | None,
     created: datetime,
+    source_of: Callable[[Manifest], str] | None = None,
     progress: Progress | None = None,
 ) -> Iterator[Incoming]:
     """Copy a payload into `folder` and verify the copy, so that what is verified is what is kept.
+
+    `source_of` tells the version that a delta starts from, or raises; None for a full payload.
 
     Raises:
         ImagesError: it cannot be read, does not verify, or a name or version has a wrong shape.
@@ -107,6 +111,7 @@ def take_in(
             rollback_index=order.rollback_index,
             min_engine=order.min_engine,
             requires_from=order.requires_from,
+            source_version=None if source_of is None else source_of(metadata.manifest),
             created=created,
         )
         yield Incoming(

@@ -1,7 +1,7 @@
 """Offers as Omaha says them: a payload becomes package and action, a hold becomes `noupdate`. Pure.
 
 What is sent is exact, since the strictest reader takes the first of everything and nothing else:
-one payload a manifest, a base64 SHA-256 in the postinstall action, codebases that end in a slash.
+the full payload first, a base64 SHA-256 in the postinstall action, codebases that end in a slash.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 FLOOR_REASON: Final = "this version may not be jumped over"
 
 
-def manifest_of(version: str, payload: Payload) -> Manifest:
-    """Return a version with its one payload."""
-    package = Package(
+def manifest_of(version: str, payload: Payload, shortcuts: Sequence[Payload] = ()) -> Manifest:
+    """Return a version with its full payload, and behind it what may be taken instead."""
+    packages = (_package(payload), *(replace(_package(one), required=False) for one in shortcuts))
+    action = Action(sha256=payload.sha256, disable_backoff=True)
+    return Manifest(version=version, packages=packages, actions=(action,))
+
+
+def _package(payload: Payload) -> Package:
+    return Package(
         name=f"{payload.sha256}.crau",
         size_bytes=payload.size,
         sha1=payload.sha1,
         sha256=payload.sha256,
     )
-    action = Action(sha256=payload.sha256, is_delta=bool(payload.delta_from), disable_backoff=True)
-    return Manifest(version=version, packages=(package,), actions=(action,))
 
 
 def marked(manifests: Sequence[Manifest]) -> tuple[Manifest, ...]:

@@ -19,6 +19,7 @@ from server.catalogue import (
     known_boards,
     known_products,
     payloads_of,
+    shortcuts,
     suitable,
 )
 from server.choice import choose
@@ -178,7 +179,8 @@ class OmahaDesk:
         if payload is None:
             return no_payload(version)
         held = self._take_place(connection, claim, group, version)
-        return held or (manifest_of(version, payload),)
+        others = shortcuts(payloads, claim, document.allowed[version])
+        return held or (manifest_of(version, payload, others),)
 
     def _take_place(
         self, connection: Connection, claim: Claim, group: Group, version: str

@@ -9,6 +9,7 @@ import msgspec
 
 from images.release import ChannelDocument, DowngradeGrant
 from images.version import parse_version
+from server.catalogue import delta_source
 from server.errors import (
     BelowFloorError,
     DowngradeUnboundedError,
@@ -120,11 +121,21 @@ def promote(
 
 
 def withdraw(before: ChannelDocument, version: str) -> ChannelDocument:
-    """Return the document that follows `before` when `version` must not be installed any more."""
+    """Return the document that follows `before` when `version` must not be installed any more.
+
+    Its deltas are not allowed any more either; deltas from it stay: they are the way out of it.
+    """
     if version in before.withdrawn:
         return before
+    allowed = dict(before.allowed)
+    if version in allowed:
+        paths = tuple(path for path in allowed[version] if not delta_source(path))
+        allowed[version] = paths or allowed[version]
     return msgspec.structs.replace(
-        before, serial=before.serial + 1, withdrawn=(*before.withdrawn, version)
+        before,
+        serial=before.serial + 1,
+        allowed=allowed,
+        withdrawn=(*before.withdrawn, version),
     )
 
 

@@ -8,7 +8,9 @@ completed by the same command, run again.
 from __future__ import annotations
 
 import enum
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,12 +20,14 @@ from images.release import encode_payload_facts, tuf_payload_path
 from images.version import parse_version
 from server.activity import record
 from server.catalogue import payloads_of
+from server.deltas import pays, source_of, why_not
 from server.durable import link_durably
 from server.errors import ReleaseExistsError, ReleaseFormatError
 from server.intake import take_in
 from server.reflection import (
     insert_payload,
     look_into,
+    published_documents,
     published_payloads,
     reflect,
     release_id,
@@ -31,9 +35,10 @@ from server.reflection import (
 from server.roles import RELEASES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from images.payload import Manifest
     from images.reader import Progress
     from images.release import PayloadFacts
     from images.signing import TrustedKeys
@@ -49,6 +54,26 @@ class Outcome(enum.Enum):
     SIGNED = "signed"  # a new release
     STOCK = "stock"  # a payload of format 1 beside a signed one, for stock clients only
     UNCHANGED = "unchanged"  # it had been published before, exactly so
+    TOO_LARGE = "too-large"  # a delta that does not pay: it is not kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedDelta:
+    """What `add_release` did with a delta.
+
+    Attributes:
+        outcome: in one word.
+        source: the version that it starts from.
+        sha256: its name.
+        size: its bytes.
+        tuf_path: where `releases` lists it; empty when it is not kept.
+    """
+
+    outcome: Outcome
+    source: str
+    sha256: str
+    size: int
+    tuf_path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +86,7 @@ class Added:
         sha256: the payload's name.
         size: its bytes.
         tuf_path: where `releases` lists the version.
+        deltas: what was done with each delta, in their order.
         warnings: sentences that a person should read.
     """
 
@@ -70,6 +96,7 @@ class Added:
     size: int
     tuf_path: str
     warnings: tuple[str, ...]
+    deltas: tuple[AddedDelta, ...] = ()
 
 
 def add_release(
@@ -79,6 +106,7 @@ def add_release(
     *,
     trusted: TrustedKeys | None,
     keys: KeyFolder,
+    deltas: Sequence[Path] = (),
     progress: Progress | None = None,
 ) -> Added:
     """Verify a payload and publish it; doing it twice is the same as once.
@@ -89,46 +117,123 @@ def add_release(
         order: what a person says about it.
         trusted: public keys of payload signatures; None leaves signatures unchecked.
         keys: where the keys of `releases` are.
-        progress: called with bytes done and their whole number while the copy is verified.
+        deltas: files of deltas to the same images; those that pay are published with it.
+        progress: called with bytes done and their whole number while a copy is verified.
 
     Raises:
-        ImagesError: the payload does not verify, or a name or version is not of the right shape.
-        ReleaseExistsError: the version was published with other bytes or facts.
-        ReleaseFormatError: a payload of format 2 comes after one of format 1.
+        ImagesError: a payload does not verify, or a name or version is not of the right shape.
+        ReleaseExistsError: the version, or its delta from a version, was published with other bytes
+            or facts.
+        ReleaseFormatError: a payload of format 2 comes after one of format 1, or deltas with one
+            for stock clients.
+        DeltaTargetError: a delta makes another image.
+        DeltaSourceUnknownError: a delta starts from what was never published.
         KeysMissingError: the release cannot be signed.
         DeskUnwritableError: no space, no permission; readers see the old state.
         DeskBusyError: another change goes on.
     """
     created = desk.clock().replace(microsecond=0)
-    with (
-        take_in(
-            payload, desk.payloads, order, trusted=trusted, created=created, progress=progress
-        ) as incoming,
-        desk.locked(),
-    ):
+    with ExitStack() as stack:
+        take = partial(take_in, trusted=trusted, created=created, progress=progress)
+        incoming = stack.enter_context(take(payload, desk.payloads, order))
+        sources = _sources(desk, incoming.facts) if deltas else None
+        coming = [
+            stack.enter_context(take(file, desk.payloads, order, source_of=sources))
+            for file in deltas
+        ]
+        stack.enter_context(desk.locked())
         contents = desk.repository.read()
         published = published_payloads(contents)
         path = tuf_payload_path(order.product, order.board, order.version, "full")
         outcome = _outcome(desk, incoming, published.get(path))
-        kept = desk.payload_file(incoming.sha256)
-        incoming.keep_as(kept)
-        if outcome is Outcome.SIGNED or _is_signed(published.get(path), incoming):
-            link_durably(kept, desk.repository.target_path(path, incoming.sha256))
-        if outcome is Outcome.SIGNED:
-            _sign(desk, contents, path, incoming, keys)
+        if outcome is Outcome.STOCK and coming:
+            raise ReleaseFormatError(
+                f"payload {incoming.sha256[:16]} of release {order.version} is for stock clients,"
+                " so no delta goes with it"
+            )
+        added = tuple(_added(one, incoming.size, published) for one in coming)
+        _keep(desk, incoming, path, is_named=outcome is not Outcome.STOCK)
+        new = {path: incoming} if outcome is Outcome.SIGNED else {}
+        for one, what in zip(coming, added, strict=True):
+            if what.outcome is not Outcome.TOO_LARGE:
+                _keep(desk, one, what.tuf_path, is_named=True)
+            if what.outcome is Outcome.SIGNED:
+                new[what.tuf_path] = one
+        if new:
+            _sign(desk, contents, new, keys)
         reflect(desk)
-        _note(desk, order, incoming, outcome)
+        _note(desk, order, incoming, outcome, added)
         return Added(
             outcome=outcome,
             facts=incoming.facts,
             sha256=incoming.sha256,
             size=incoming.size,
             tuf_path=path,
+            deltas=added,
             warnings=(
                 *_warnings(order, (facts for _, facts in published.values()), trusted),
                 *_differences(incoming.facts, published.get(path)),
+                *(
+                    why_not(one.size, incoming.size, one.source)
+                    for one in added
+                    if one.outcome is Outcome.TOO_LARGE
+                ),
+                *_not_named_yet(desk, contents, order, added),
             ),
         )
+
+
+def _sources(desk: Desk, full: PayloadFacts) -> Callable[[Manifest], str]:
+    """Return what tells the version that a delta to the release of `full` starts from."""
+    known = published_payloads(desk.repository.read()).values()
+    others = [facts for _, facts in known if facts.kind == "full"]
+    return partial(source_of, full=full, others=others)
+
+
+def _added(
+    delta: Incoming, full_size: int, published: Mapping[str, tuple[TargetFile, PayloadFacts]]
+) -> AddedDelta:
+    """Decide what a delta is to its release; refuse what would change a published one."""
+    facts = delta.facts
+    source = facts.source.version if facts.source is not None else ""
+    path = tuf_payload_path(facts.product, facts.board, facts.version, f"delta-from-{source}")
+    outcome = Outcome.SIGNED
+    if path in published:
+        sha256 = published[path][0].hashes["sha256"]
+        if sha256 != delta.sha256:
+            raise ReleaseExistsError(
+                f"release {facts.version} has delta {sha256[:16]} from {source},"
+                f" this one is {delta.sha256[:16]}"
+            )
+        outcome = Outcome.UNCHANGED
+    elif not pays(delta.size, full_size):
+        outcome, path = Outcome.TOO_LARGE, ""
+    return AddedDelta(
+        outcome=outcome, source=source, sha256=delta.sha256, size=delta.size, tuf_path=path
+    )
+
+
+def _keep(desk: Desk, incoming: Incoming, path: str, *, is_named: bool) -> None:
+    """Give a payload its name by hash and, when it is signed for, by its TUF path."""
+    kept = desk.payload_file(incoming.sha256)
+    incoming.keep_as(kept)
+    if is_named:
+        link_durably(kept, desk.repository.target_path(path, incoming.sha256))
+
+
+def _not_named_yet(
+    desk: Desk, contents: Contents, order: ReleaseOrder, added: Sequence[AddedDelta]
+) -> list[str]:
+    """Tell which channels allow the release, but not yet its new deltas."""
+    new = {one.tuf_path for one in added if one.outcome is Outcome.SIGNED}
+    return [
+        f"channel {document.channel} allows release {order.version} without its new deltas:"
+        " promote it again"
+        for document in published_documents(desk, contents)
+        if (document.product, document.board) == (order.product, order.board)
+        and order.version in document.allowed
+        and new - set(document.allowed[order.version])
+    ]
 
 
 def _outcome(
@@ -159,10 +264,6 @@ def _outcome(
     )
 
 
-def _is_signed(existing: tuple[TargetFile, PayloadFacts] | None, incoming: Incoming) -> bool:
-    return existing is not None and existing[0].hashes["sha256"] == incoming.sha256
-
-
 def _stock_outcome(desk: Desk, incoming: Incoming) -> Outcome:
     """Decide what a payload of format 1 beside a signed one is; there may be one."""
     facts = incoming.facts
@@ -177,15 +278,23 @@ def _stock_outcome(desk: Desk, incoming: Incoming) -> Outcome:
     return Outcome.UNCHANGED if beside else Outcome.STOCK
 
 
-def _sign(desk: Desk, contents: Contents, path: str, incoming: Incoming, keys: KeyFolder) -> None:
+def _sign(desk: Desk, contents: Contents, new: Mapping[str, Incoming], keys: KeyFolder) -> None:
+    """Sign for payloads by their TUF paths, in one publish."""
     releases = contents.delegated[RELEASES].signed
-    custom = {"custom": encode_payload_facts(incoming.facts)}
-    hashes = {"sha256": incoming.sha256}
-    releases.targets[path] = TargetFile(incoming.size, hashes, path, custom)
+    for path, incoming in new.items():
+        custom = {"custom": encode_payload_facts(incoming.facts)}
+        hashes = {"sha256": incoming.sha256}
+        releases.targets[path] = TargetFile(incoming.size, hashes, path, custom)
     desk.repository.publish(contents, {RELEASES: releases}, keys=keys, online=desk.online)
 
 
-def _note(desk: Desk, order: ReleaseOrder, incoming: Incoming, outcome: Outcome) -> None:
+def _note(
+    desk: Desk,
+    order: ReleaseOrder,
+    incoming: Incoming,
+    outcome: Outcome,
+    deltas: Sequence[AddedDelta],
+) -> None:
     row: dict[str, object] = {"sha256": incoming.sha256, "tuf_path": "", "size": incoming.size}
     if outcome is Outcome.STOCK:
         row["sha1"], row["format"] = look_into(desk.payload_file(incoming.sha256), incoming.size)
@@ -196,6 +305,9 @@ def _note(desk: Desk, order: ReleaseOrder, incoming: Incoming, outcome: Outcome)
         sentence = f"payload {incoming.sha256[:16]} of format {incoming.format}: {outcome.value}"
         subject = f"{order.product}/{order.board}/{order.version}"
         record(connection, desk.now_s(), "release add", subject, sentence)
+        for one in deltas:
+            sentence = f"delta {one.sha256[:16]} from {one.source}: {one.outcome.value}"
+            record(connection, desk.now_s(), "release add", subject, sentence)
 
 
 def _warnings(

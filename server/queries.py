@@ -5,6 +5,7 @@ Each reads within the caller's connection. How it looks is in `views`.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -12,7 +13,8 @@ import sqlalchemy as sa
 
 from images.release import parse_channel_document
 from images.version import parse_version
-from server.errors import NodeUnknownError
+from server.catalogue import delta_source
+from server.errors import NodeUnknownError, ReleaseUnknownError
 from server.groups import all_groups
 from server.schema import (
     ACTIVITY,
@@ -40,7 +42,7 @@ from server.views import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, RowMapping
 
@@ -63,6 +65,7 @@ def releases(connection: Connection) -> list[ReleaseView]:
                 size=row["size"],
                 format=row["format"],
                 tuf_path=row["tuf_path"],
+                delta_from=delta_source(row["tuf_path"]),
             )
         )
     documents = _documents(connection)
@@ -70,6 +73,27 @@ def releases(connection: Connection) -> list[ReleaseView]:
     rows = sorted(rows, key=lambda row: parse_version(row["version"]), reverse=True)
     rows.sort(key=lambda row: (row["product"], row["board"]))
     return [_release(row, tuple(payloads.get(row["id"], ())), documents) for row in rows]
+
+
+def release(
+    connection: Connection,
+    product: str,
+    board: str,
+    version: str,
+    *,
+    is_here: Callable[[str], bool],
+) -> ReleaseView:
+    """Return one release; `is_here` tells by its hash whether a payload's file is there.
+
+    Raises:
+        ReleaseUnknownError: it was not published.
+    """
+    wanted = (product, board, version)
+    for view in releases(connection):
+        if (view.product, view.board, view.version) == wanted:
+            payloads = (replace(one, is_here=is_here(one.sha256)) for one in view.payloads)
+            return replace(view, payloads=tuple(payloads))
+    raise ReleaseUnknownError(f"release {version} is not published for {product}/{board}")
 
 
 def channels(connection: Connection) -> list[ChannelView]:

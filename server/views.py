@@ -5,7 +5,7 @@ Times have a zone. Where they are read from the database is in `queries`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, TypeVar
@@ -23,12 +23,18 @@ class Page(Generic[T]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PayloadView:
-    """A payload file: its hash, bytes, container format and TUF path (empty: stock only)."""
+    """A payload file: its hash, bytes, container format and TUF path (empty: stock only).
+
+    `delta_from` is the version that a delta starts from, empty for a full payload; `is_here` tells
+    whether its file is on this server, None where nobody looked.
+    """
 
     sha256: str
     size: int
     format: int
     tuf_path: str
+    delta_from: str = ""
+    is_here: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +49,12 @@ class ReleaseView:
     payloads: tuple[PayloadView, ...]
     current_on: tuple[str, ...]
     withdrawn_from: tuple[str, ...]
+
+    @property
+    def full_size(self) -> int:
+        """Bytes of the full payload that was signed; 0 when there is none."""
+        signed = (one for one in self.payloads if one.tuf_path and not one.delta_from)
+        return next((one.size for one in signed), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,3 +186,37 @@ class RoleView:
     expires: datetime
     keys: int
     threshold: int
+
+
+def costs(
+    releases: Sequence[ReleaseView],
+) -> list[tuple[str, list[str], list[tuple[str, list[int]]]]]:
+    """Return what it costs to come to each release, for each product and board that has deltas.
+
+    Each is a title, the versions that deltas start from (newest first, as the releases are), and a
+    row for each release: its version, then the bytes of the full payload and of the delta from each
+    of these versions, 0 where there is none.
+    """
+    boards: dict[str, list[ReleaseView]] = {}
+    for view in releases:
+        boards.setdefault(f"{view.product}/{view.board}", []).append(view)
+    found = []
+    for title, views in boards.items():
+        deltas = {
+            (view.version, payload.delta_from): payload.size
+            for view in views
+            for payload in view.payloads
+            if payload.delta_from
+        }
+        starts = {source for _, source in deltas}
+        sources = [view.version for view in views if view.version in starts]
+        rows = [
+            (
+                view.version,
+                [view.full_size, *(deltas.get((view.version, source), 0) for source in sources)],
+            )
+            for view in views
+        ]
+        if sources:
+            found.append((title, sources, rows))
+    return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias, assert_never
 
+from updater import budget
 from updater.gates import GateVerdict, first_closed
 from updater.lifecycle import State
 from updater.state import NodeState
@@ -159,6 +160,9 @@ def _when_installing(view: View, now: datetime) -> Action:
             return owed
     retry = view.node.next_check
     if view.node.checks_failed and retry is not None and not _has_come(view, retry, now):
+        failure = view.node.last_failure
+        if failure is not None and failure.code in budget.WAITS:
+            return Wait(until=retry, code=failure.code, sentence=failure.sentence)
         sentence = "the last attempt failed; it resumes by itself"
         return Wait(until=retry, code="install-retry", sentence=sentence)
     return Install()

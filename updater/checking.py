@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from images.version import parse_version
-from updater import ENGINE_VERSION, given
+from updater import ENGINE_VERSION, given, planning
+from updater.download import DownloadStoppedError
 from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
 from updater.gates import ROLLOUT_STOPPED
 from updater.lifecycle import Event, State
@@ -76,6 +77,8 @@ def look(
         NothingNewerError: nothing is wanted now (ServerHoldsError: the server says so).
         RefusedError: trust or policy says no.
         UnreachableError: a server could not be asked.
+        DownloadStoppedError: the engine was told to stop.
+        PartitionsError, MachineError: the booted slot cannot be told.
     """
     running = node.running()
     hint = _ask(node, memory, running, by_person=by_person)
@@ -103,8 +106,8 @@ def look(
     # Behind what this node itself has against the version, which no server takes back.
     if nothing is not None and nothing.code in STOPPED and not forced:
         raise _held(nothing)
-    payload = min(release.payloads, key=lambda target: target.size)
-    urls = _urls(node, payload, hint)
+    choice, source_read = planning.chosen(node, memory, release)
+    payload = choice.best.payload
     return Found(
         version=release.version,
         rollback_index=release.rollback_index,
@@ -112,9 +115,13 @@ def look(
         sha256=payload.sha256,
         size=payload.size,
         facts=payload.facts,
-        urls=urls,
+        urls=_urls(node, payload, hint),
         running=running,
         poll_secs=hint.poll_secs if hint else None,
+        kind=payload.facts.kind,
+        cost=choice.best.cost,
+        left_out=choice.left_out,
+        source_read=source_read,
     )
 
 
@@ -152,6 +159,8 @@ def check(
     superseding = memory.state in {State.ARMED, State.INSTALLING}
     if not superseding:
         memory = node.advance(memory, Event.CHECK_DUE)
+    if forced:
+        memory = node.keep(memory, spoiled=())
 
     def still_allowed(channel: ChannelDocument) -> None:
         armed = memory.update if memory.state is State.ARMED else None
@@ -170,18 +179,25 @@ def check(
                 version=version,
                 on_channel=still_allowed,
             )
-    except ArmedWithdrawnError as error:
-        _take_back(node, node.store.read_state(), error)
-        raise
     except ROOM_ERRORS as error:
-        asked = not payload  # if not, what the server said last still holds
-        _note(node, node.store.read_state(), error, superseding=superseding, asked=asked)
+        _end(node, error, superseding=superseding, asked=not payload)
         raise
     memory = node.store.read_state()
     if memory.state is State.ARMED:
         _check_unsettled(node, memory, found, by_person=by_person)
     memory = _enter(node, memory, found, forced=forced, pinned=bool(version))
     return memory, found
+
+
+def _end(node: Node, error: AnyRoomError, *, superseding: bool, asked: bool) -> None:
+    """Note what a check that brought nothing ended with; where no server was asked, less."""
+    memory = node.store.read_state()
+    if isinstance(error, ArmedWithdrawnError):
+        _take_back(node, memory, error)
+    elif not isinstance(error, DownloadStoppedError):
+        _note(node, memory, error, superseding=superseding, asked=asked)
+    elif not superseding:  # it looks again when it starts again
+        node.advance(memory, Event.RESTARTED)
 
 
 def _enter(node: Node, memory: NodeState, found: Found, *, forced: bool, pinned: bool) -> NodeState:
@@ -199,7 +215,14 @@ def _enter(node: Node, memory: NodeState, found: Found, *, forced: bool, pinned:
         checks_failed=0,
         next_check=None,
     )
-    node.store.remember(node.clock(), "update began", version=found.version, origin=found.origin)
+    node.store.remember(
+        node.clock(),
+        "update began",
+        version=found.version,
+        origin=found.origin,
+        kind=found.kind,
+        cost=found.cost,
+    )
     return memory
 
 
@@ -261,6 +284,7 @@ def present(node: Node, memory: NodeState) -> Self:
         boot_id=boot.boot_id,
         state=resting.value,
         slot=boot.slot.value,
+        delta_okay=node.settings.download.deltas,
     )
 
 
@@ -297,9 +321,10 @@ def _urls(node: Node, payload: PayloadTarget, hint: Hint | None) -> tuple[str, .
     name = f"{payload.sha256}.crau"
     mirrors = [f"{base.rstrip('/')}/{name}" for base in node.settings.download.mirrors]
     if hint is not None and hint.offer is not None:
-        named = hint.offer.files[0]
-        if named.sha256 in {None, payload.sha256}:
-            mirrors += hint.urls
+        named = hint.offer.files[0].sha256
+        is_meant = payload.facts.kind == "full" if named is None else named == payload.sha256
+        mirrors += hint.urls if is_meant else ()
+        mirrors += hint.urls_of(payload.sha256)
     if not mirrors:
         base = node.settings.trust.metadata_url.rsplit("/repository/", 1)[0]
         mirrors.append(f"{base}/payloads/{name}")
@@ -318,6 +343,9 @@ def _update(node: Node, found: Found, *, forced: bool, pinned: bool) -> Update:
         target_path=found.path,
         sha256=found.sha256,
         size=found.size,
+        kind=found.kind,
+        cost=found.cost,
+        left_out=found.left_out,
         forced=forced,
         pinned=pinned,
     )

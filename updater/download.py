@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urljoin, urlsplit
 
+from updater import token_bucket
 from updater.errors import UnreachableError, UpdaterError
 
 if TYPE_CHECKING:
     import requests
+
+    from updater.budget import Allowance
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +40,10 @@ class DownloadError(UnreachableError):
 
     code = "download-failed"
     hint = "Check the network and the mirrors; it resumes where it stopped, by itself."
+
+
+class PayloadMissingError(DownloadError):
+    """Every mirror answered, and none of them has the payload: the network is not to blame."""
 
 
 class DownloadStoppedError(UpdaterError):
@@ -69,6 +76,10 @@ class _BrokenTransferError(Exception):
     """One transfer ended early or was refused; the caller decides what is next."""
 
 
+class _NotThereError(_BrokenTransferError):
+    """A mirror answered that it has no such file, or has another one under this name."""
+
+
 class Download:
     """The payload's bytes from `position` on, in order.
 
@@ -79,6 +90,8 @@ class Download:
         patience: when to give up.
         monotonic: a clock in seconds.
         stop: set to make every wait and read end with `DownloadStoppedError`.
+        rate: bytes per second at most, 0 for no limit.
+        allowance: the limit of bytes that is nearest, None for none.
     """
 
     def __init__(
@@ -90,6 +103,8 @@ class Download:
         patience: Patience,
         monotonic: Callable[[], float],
         stop: threading.Event,
+        rate: int = 0,
+        allowance: Allowance | None = None,
     ) -> None:
         from updater.connections import Cutter
 
@@ -99,7 +114,10 @@ class Download:
         self._patience = patience
         self._monotonic = monotonic
         self._stop = stop
+        self._allowance = allowance
+        self._bucket = token_bucket.full(rate, monotonic()) if rate else None
         self._failures = dict.fromkeys(self._urls, 0)
+        self._lacking: set[str] = set()
         self._position = 0
         self._reply: requests.Response | None = None
         self._window = (0.0, 0)
@@ -122,6 +140,7 @@ class Download:
 
         Raises:
             DownloadError: every mirror failed too often, or none says how long it is.
+            PayloadMissingError: no mirror has the payload.
             DownloadStoppedError: the engine was told to stop.
         """
         while self._size is None:
@@ -131,7 +150,7 @@ class Download:
                 if self._size is None:
                     raise _BrokenTransferError("the server does not say how long it is")
             except _BrokenTransferError as error:
-                self._note_failure(str(error))
+                self._note_failure(error)
         return self._size
 
     def seek(self, position: int) -> None:
@@ -148,6 +167,8 @@ class Download:
 
         Raises:
             DownloadError: every mirror failed too often, or the payload ends before.
+            PayloadMissingError: no mirror has the payload.
+            BudgetError: it would come to more bytes than are allowed.
             DownloadStoppedError: the engine was told to stop.
         """
         known = self.learn_size()
@@ -163,7 +184,7 @@ class Download:
             try:
                 piece = self._read_some(missing)
             except _BrokenTransferError as error:
-                self._note_failure(str(error))
+                self._note_failure(error)
                 continue
             pieces.append(piece)
             missing -= len(piece)
@@ -195,11 +216,13 @@ class Download:
             raise _BrokenTransferError("the transfer ended early")
         self._position += len(piece)
         self._failures[self._urls[0]] = 0
+        self._lacking.discard(self._urls[0])
         return piece
 
     def _raw_read(self, reply: requests.Response, size: int) -> bytes:
         from urllib3.exceptions import HTTPError
 
+        size = self._allowed(size)
         try:
             # What is there: a read that waits for all of it lets a trickle hold us for ever.
             piece: bytes = reply.raw.read1(size, decode_content=False)
@@ -207,7 +230,25 @@ class Download:
             raise _BrokenTransferError(f"the transfer broke: {type(error).__name__}") from error
         self.received += len(piece)
         self._check_rate(len(piece))
+        if self._bucket is not None:
+            self._bucket, wait = token_bucket.take(self._bucket, len(piece), self._monotonic())
+            self._pause(wait)
         return piece
+
+    def _allowed(self, size: int) -> int:
+        """Return how many of `size` bytes one read may ask for.
+
+        Raises:
+            BudgetError: none; what was thrown away counts, too.
+        """
+        if self._bucket is not None:
+            size = min(size, self._bucket.burst)
+        if self._allowance is None:
+            return size
+        left = self._allowance.left - self.received
+        if left <= 0:
+            raise self._allowance.refusal("more of the payload", self.received)
+        return min(size, left)
 
     def _open(self) -> requests.Response:
         """Ask the first mirror for the rest from `position` on; returns a reply that is there."""
@@ -268,7 +309,8 @@ class Download:
             self._check_total(found[2])
             return 0
         if reply.status_code != 200:
-            raise _BrokenTransferError(f"the server answered {reply.status_code}")
+            kind = _NotThereError if reply.status_code in {404, 410} else _BrokenTransferError
+            raise kind(f"the server answered {reply.status_code}")
         self._check_total(reply.headers.get("Content-Length", "*"))
         return self._position
 
@@ -279,7 +321,7 @@ class Download:
         if self._size is None:
             self._size = int(total)
         if int(total) != self._size:
-            raise _BrokenTransferError(f"it has {total} bytes there, not {self._size}")
+            raise _NotThereError(f"it has {total} bytes there, not {self._size}")
 
     def _check_rate(self, received: int) -> None:
         began, count = self._window
@@ -291,11 +333,11 @@ class Download:
             began, count = self._monotonic(), 0
         self._window = (began, count)
 
-    def _note_failure(self, why: str) -> None:
+    def _note_failure(self, why: _BrokenTransferError) -> None:
         """Count a failure of the first mirror, pause, and go to the next when it failed too often.
 
         Raises:
-            DownloadError: no mirror is left.
+            DownloadError: no mirror is left; PayloadMissingError: each of them lacks the file.
             DownloadStoppedError: it broke because we were told to stop.
         """
         self.close()
@@ -303,19 +345,26 @@ class Download:
         url = self._urls[0]
         self._failures[url] += 1
         count = self._failures[url]
+        self._lacking.discard(url)
+        if isinstance(why, _NotThereError):
+            self._lacking.add(url)
         log.warning(
             "transfer failed url=%s position=%d try=%d why=%s", url, self._position, count, why
         )
         if count > self._patience.retries:
             if all(failed > self._patience.retries for failed in self._failures.values()):
-                raise DownloadError(
+                no_one_has_it = self._lacking == self._failures.keys()
+                kind = PayloadMissingError if no_one_has_it else DownloadError
+                raise kind(
                     f"{url}: {why}, after {count} tries on each of {len(self._urls)} mirrors"
                 )
             self._urls.append(self._urls.pop(0))
             return
         if len(self._urls) > 1:
             self._urls.append(self._urls.pop(0))
-        left = min(self._patience.retry_delay_secs * 2 ** (count - 1), DELAY_MAX_SECS)
+        self._pause(min(self._patience.retry_delay_secs * 2 ** (count - 1), DELAY_MAX_SECS))
+
+    def _pause(self, left: float) -> None:
         while left > 0:
             self._check_stop()
             self._stop.wait(min(left, STOP_LOOK_SECS))

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from images.release import ImageFacts
     from partitions.slots import Slot
     from updater.node import Node
-    from updater.state import Update
+    from updater.state import Kind, Update
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,8 @@ def inspect(node: Node, found: Found) -> Found:
     if keys is None:
         raise PayloadKeysMissingError("trust.payload_keys names no key")
     slot = node.boot().slot.other
-    if found.urls[0].startswith("/"):
+    is_file = found.urls[0].startswith("/")
+    if is_file:
         known = _inspect_file(Path(found.urls[0]), keys)
         checked = dataclasses.replace(found, size=known[0], facts=known[1])
     else:
@@ -211,6 +212,8 @@ def inspect(node: Node, found: Found) -> Found:
         )
         check_fit(facts, regions)
         check_sources(facts, node.regions(slot.other), regions)
+        kind: Kind = "delta" if facts.deltas else "full"
+        return dataclasses.replace(checked, kind=kind, cost=0 if is_file else checked.size)
     return checked
 
 

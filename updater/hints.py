@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from updater.omaha.messages import AppResponse, Manifest, Package, UpdateCheckResult
 
 URLS_MAX: Final = 16  # more mirrors than anyone has
+FILES_MAX: Final = 64  # of one version; we look for one of them
 
 # Codes of ours for what other servers say without one: docs/errors.md has them all.
 NO_UPDATE: Final = "server-noupdate"
@@ -68,6 +69,8 @@ class Hint:
         offer: the version it steers to and its one file (name, size, SHA-256 as far as it said
             them), None for "nothing now".
         urls: where it says the file is, best first.
+        bases: where it says that files are, best first, each with a slash at its end.
+        others: what it says of further files; believed in nothing, not even that we want them.
         is_delta: whether it says that the file needs the running version as its source.
         code, sentence: why there is nothing, as far as it said.
         poll_secs: when it wants to be asked again.
@@ -75,10 +78,18 @@ class Hint:
 
     offer: Offer | None
     urls: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
+    others: tuple[OfferedFile, ...] = ()
     is_delta: bool = False
     code: str = ""
     sentence: str = ""
     poll_secs: int | None = None
+
+    def urls_of(self, sha256: str) -> list[str]:
+        """Return where it says that a further file with this signed hash is, best first."""
+        return [
+            base + file.name for file in self.others if file.sha256 == sha256 for base in self.bases
+        ]
 
 
 def is_refusal(answer: AppResponse) -> bool:
@@ -128,12 +139,21 @@ def _offer(check: UpdateCheckResult, manifest: Manifest, package: Package) -> Hi
     # missing, or typed into a form.
     sha256 = (action.sha256 if action else "") or package.sha256
     file = OfferedFile(name=package.name, sha256=sha256 or None, size=package.size_bytes or None)
-    bases = [base if base.endswith("/") else f"{base}/" for base in check.codebases[:URLS_MAX]]
+    bases = tuple(
+        base if base.endswith("/") else f"{base}/"
+        for base in check.codebases[:URLS_MAX]
+        if base.startswith(("http://", "https://"))
+    )
+    others = tuple(
+        OfferedFile(name=one.name, sha256=one.sha256, size=one.size_bytes or None)
+        for one in manifest.packages[1:FILES_MAX]
+        if one.name and one.sha256
+    )
     return Hint(
         offer=Offer(version=manifest.version, files=(file,)),
-        urls=tuple(
-            base + package.name for base in bases if base.startswith(("http://", "https://"))
-        ),
+        urls=tuple(base + package.name for base in bases),
+        bases=bases,
+        others=others,
         is_delta=action is not None and action.is_delta,
         poll_secs=check.poll_interval_s,
     )

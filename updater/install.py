@@ -83,9 +83,10 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         payload_size=plan.size,
         keys=plan.keys,
         expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
-        accept=Accept.APPLICABLE if isinstance(plan.facts, OwnFacts) else Accept.FULL,
+        accept=Accept.FULL if _is_full(plan.facts) else Accept.APPLICABLE,
     )
     _compare(metadata, plan.facts)
+    _compare_sources(metadata.manifest, plan.facts)
     if not journal.next_operation:
         _clear(plan)
     with ExitStack() as stack:
@@ -167,6 +168,28 @@ def verify_slot(
             slot=plan.slot, version=image.version, rollback_index=image.rollback_index
         )
     return VerifiedSlot(slot=plan.slot, version=facts.version, rollback_index=facts.rollback_index)
+
+
+def _is_full(facts: Facts) -> bool:
+    """Tell whether a release says that its payload needs no old image."""
+    return not isinstance(facts, OwnFacts) and facts.source is None
+
+
+def _compare_sources(manifest: Manifest, facts: Facts) -> None:
+    """Refuse a release's delta that starts from another image than its facts say, or in place.
+
+    What works in place cannot be resumed: an install of a release always can.
+    """
+    if isinstance(facts, OwnFacts):
+        return
+    parts = {part.name: (part.old_size, part.old_sha256) for part in deltas_of(manifest)}
+    source = facts.source.partitions if facts.source else ()
+    signed = {part.name: (part.size, bytes.fromhex(part.sha256)) for part in source}
+    if parts != signed or any(map(manifest.is_in_place, manifest.parts)):
+        raise FactsMismatchError(
+            f"the manifest of format {manifest.major} starts from the images of {sorted(parts)},"
+            f" the signed facts from others, of {sorted(signed)}"
+        )
 
 
 def _compare(metadata: Metadata, facts: Facts) -> None:

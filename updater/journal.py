@@ -41,6 +41,8 @@ MESSAGE_IDS: Final[Mapping[str, str]] = MappingProxyType(
         "update is held back": "d6bf208cbb7d4fe38eb54a7281d4288e",
         "armed version taken back": "93497568ea9246c2abcb476f64193327",
         "install begins": "77b44b9bdf894e2396a0e54d8e9c91c6",
+        "delta is left out": "9774bd6ed1804f4f83e37c4f62a3a79a",
+        "install waits": "b47106d2da924777b07b4b0d42ebb2c9",
         "install failed": "dd9976859f2c4231ae9e35e3d6c7bf7a",
         "slot armed": "5f7589724f4c47b592dad137392108ca",
         "waiting": "66c3814a33f04d72b0d651f198721105",

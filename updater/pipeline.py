@@ -13,10 +13,12 @@ import hashlib
 import os
 import queue
 import threading
+from array import array
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -26,6 +28,7 @@ from images.operations import check_blob, decode, memory_bytes, writes, zeros
 from images.payload import Operation, Step
 from images.reader import Metadata, PayloadDigests
 from updater.allocator import reuse_large_buffers
+from updater.budget import BudgetError
 from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 from updater.plan import OwnFacts
@@ -158,6 +161,8 @@ class Pipeline:
         self._shell = shell
         self._writers = writers
         self._sources = sources
+        lengths = (step.operation.data_length for step in metadata.manifest.steps())
+        self._blob_bytes = array("Q", accumulate(lengths, initial=0))
         self._budget = _Budget(BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._flusher = _Flusher(plan.checkpoint_bytes, self._flush)
@@ -173,8 +178,8 @@ class Pipeline:
             try:
                 self._drain()
                 self._flusher.finish()
-            except (DownloadStoppedError, DownloadError):
-                self._flusher.finish()  # neither a polite stop nor a lost network costs a byte
+            except (DownloadStoppedError, DownloadError, BudgetError):
+                self._flusher.finish()  # no polite stop, lost network or spent budget costs a byte
                 raise
             finally:
                 self._budget.close()
@@ -282,7 +287,10 @@ class Pipeline:
         downloaded = self._journal.downloaded + self._download.received
         self._shell.keep_journal(
             msgspec.structs.replace(
-                self._journal, next_operation=next_operation, downloaded=downloaded
+                self._journal,
+                next_operation=next_operation,
+                spared=self._blob_bytes[next_operation],
+                downloaded=downloaded,
             )
         )
 

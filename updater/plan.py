@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from images.signing import TrustedKeys
     from partitions.booted import Booted
     from partitions.slots import Region, Slot
-    from updater.state import Origin
+    from updater.state import Kind, Origin
 
 
 class DoesNotFitError(RefusedError):
@@ -76,6 +76,10 @@ class Found:
         urls: where to fetch it, best first; not trusted. Of a given payload: a path or a URL.
         running: what runs now.
         poll_secs: when the server wants to be asked again.
+        kind: alone, or from the booted slot; of a payload without a release its facts tell.
+        cost: bytes that are still to be fetched of it.
+        left_out: why payloads that might have cost less are not taken.
+        source_read: the booted slot was read just now, and is what a delta starts from.
     """
 
     origin: Origin = "channel"
@@ -88,6 +92,10 @@ class Found:
     urls: tuple[str, ...]
     running: ImageFacts
     poll_secs: int | None = None
+    kind: Kind = "full"
+    cost: int = 0
+    left_out: tuple[str, ...] = ()
+    source_read: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

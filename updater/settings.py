@@ -25,8 +25,10 @@ from updater.errors import SettingsError, SettingsMissingError, WindowInvalidErr
 
 FOLDERS: Final = (Path("/usr/lib/bascule"), Path("/etc/bascule"), Path("/run/bascule"))
 FILE_NAME: Final = "bascule.toml"
+RATE_MIN_KIB: Final = 8  # per second; slower, and a mirror could not be told from one that stalls
 SETTINGS_MAX_BYTES: Final = 256 * 1024  # a settings file is written by a person
 
+Mebibytes = Annotated[int, msgspec.Meta(ge=0, le=1024 * 1024)]  # 0: no limit, or none at all
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=31 * 86400)]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")]
 # What `PartRef.parse` reads but a bare label, which would take each slip for a label.
@@ -41,6 +43,7 @@ _UNIT_NAME: Final = re.compile(
 _FORMS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "metrics.textfile": "an absolute path that ends in .prom",
+        "download.metered_file": "an absolute path, or empty",
         "bus.address": "system, none, unix:path=… or unix:abstract=…",
     }
 )
@@ -115,6 +118,13 @@ class DownloadSettings(_Section, frozen=True):
     retry_delay_secs: Seconds = 2
     checkpoint_mib: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    deltas: bool = True
+    max_mib_per_update: Mebibytes = 0
+    max_mib_per_day: Mebibytes = 0
+    metered: bool = False
+    metered_file: Annotated[str, msgspec.Meta(pattern=r"^(/[^\n]+)?\Z")] = ""
+    metered_max_mib: Mebibytes = 0
+    max_kib_per_sec: Annotated[int, msgspec.Meta(ge=0, le=64 * 1024 * 1024)] = 0
 
 
 class UpdatesSettings(_Section, frozen=True):
@@ -401,6 +411,12 @@ def _check_whole(settings: Settings, files: Sequence[Path]) -> None:
     """Refuse what each value allows alone but the whole does not."""
     where = files[-1] if files else FOLDERS[1] / FILE_NAME
     _check_slots(settings.slots, where)
+    rate = settings.download.max_kib_per_sec
+    if 0 < rate < RATE_MIN_KIB:
+        raise SettingsError(
+            f"{where}: download.max_kib_per_sec is {rate}; give {RATE_MIN_KIB} or more, or 0 for"
+            " no limit"
+        )
     if settings.node.machine == "model":
         _check_model(settings.slots, where)
     if settings.permit.kind == "etcd" and not settings.permit.endpoints:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from updater.budget import mb
 from updater.gates import first_closed
 from updater.lifecycle import COMPATIBLE_NAMES, State
 from updater.rooms import ROOM_ERRORS
@@ -151,6 +152,11 @@ def _update_lines(facts: Mapping[str, Any], *, bar: bool) -> Iterator[str]:
         return
     what = update["version"] or "a given payload"
     yield f"update    {what} into slot {update['slot']}{_progress(update)}"
+    if update["cost"]:
+        kind = "delta from the booted slot" if update["kind"] == "delta" else "full payload"
+        yield f"          {kind}, {mb(update['cost'])} to fetch when it began"
+    for why in update["left_out"]:
+        yield f"          not taken: {why}"
     if bar and facts["state"] == State.INSTALLING.value and update["size"]:
         from updater.terminal import bar as drawn
 
@@ -212,6 +218,9 @@ def _update(node: Node, memory: NodeState) -> Facts | None:
         "began": update.began.isoformat(),
         "rollback": update.rollback,
         "attempts": update.attempts,
+        "kind": update.kind,
+        "cost": update.cost,
+        "left_out": list(update.left_out),
         "size": update.size,
         "downloaded": update.downloaded,
         "done": update.size if memory.state not in {State.INSTALLING, State.VERIFYING} else 0,

@@ -12,6 +12,7 @@ an order not to reboot: as long as its file is there the node is held, readable 
     trial          a trial to come or under way, for its guard: plain lines
     pin.json       a person's order to run one version and no other; likewise
     reports.json   events that the server has not been told yet (bounded); reports.lock guards it
+    traffic.json   payload bytes fetched, for the budgets of day and update
     history.jsonl  what happened, newest last (bounded)
 """
 
@@ -41,6 +42,7 @@ HISTORY_MAX_LINES: Final = 1000
 HISTORY_KEPT_LINES: Final = 500
 DENIED_MAX: Final = 64
 REPORTS_MAX: Final = 64
+SPOILED_MAX: Final = 16
 RESETS_MAX: Final = 16
 _NONSENSE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)  # of any bytes
 
@@ -49,6 +51,7 @@ Instant: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
 SlotName: TypeAlias = Literal["a", "b"]
 # Who named a payload: the signed channel, a person with a file or URL, or a plain Omaha server.
 Origin: TypeAlias = Literal["channel", "given", "offered"]
+Kind: TypeAlias = Literal["full", "delta"]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -83,6 +86,9 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         pinned: a person wants this version and no other.
         withdrawn: we are about to disarm it: the boot of the old slot is no failure of its.
         verified: the slot was read back and is whole; noted before it is armed.
+        kind: of the payload.
+        cost: bytes that were still to be fetched when it was planned.
+        left_out: why payloads that might have cost less are not taken, a sentence each.
         downloaded: bytes fetched so far, over all attempts.
         attempts: installs begun.
     """
@@ -97,6 +103,9 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     target_path: str = ""
     sha256: str = ""
     size: Count = 0
+    kind: Kind = "full"
+    cost: Count = 0
+    left_out: tuple[str, ...] = ()
     tries_used: Count = 0
     tries_given_back: Count = 0
     lost_once: bool = False
@@ -164,6 +173,30 @@ class Unverified(msgspec.Struct, frozen=True, kw_only=True):
     boots: Count = 0
 
 
+class Spoiled(msgspec.Struct, frozen=True, kw_only=True):
+    """A payload that failed here, and why; its version may be had by another one."""
+
+    sha256: str
+    code: str
+    sentence: str
+
+
+class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+    """Payload bytes that came over the network.
+
+    Attributes:
+        day, day_bytes: those of one day, in UTC.
+        version, version_bytes: those for one version, all attempts together.
+        counted: what the journal of that version had when it was counted last.
+    """
+
+    day: str = ""
+    day_bytes: Count = 0
+    version: str = ""
+    version_bytes: Count = 0
+    counted: Count = 0
+
+
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     """The node's memory, one value.
 
@@ -177,6 +210,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
         healthy_boot: the boot id whose health was shown.
         reset_versions: those of which one trial ended by a reset, newest last; not refused for it.
         failed_version, failed_times: installs of one version that failed in a row.
+        spoiled: payloads of the wanted version that failed here, newest last.
     """
 
     schema: str = "bascule.state/1"
@@ -198,6 +232,7 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     reset_versions: tuple[str, ...] = ()
     failed_version: str = ""
     failed_times: Count = 0
+    spoiled: tuple[Spoiled, ...] = ()
     last_failure: Failure | None = None
     waiting_code: str = ""
     waiting_sentence: str = ""
@@ -214,13 +249,17 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         sha256: the payload's digest, hex: a journal of another payload is void. Without a
             release it is that of header and manifest.
         slot: "a" or "b".
+        version: that is installed, as the budget counts it.
         next_operation: operations before this one, counted over all parts, are flushed.
-        downloaded: bytes fetched for this payload by all attempts so far.
+        spared: payload bytes of them, which need not be fetched again.
+        downloaded: bytes fetched for this version by all attempts so far.
     """
 
     sha256: str
     slot: SlotName
+    version: str = ""
     next_operation: Count = 0
+    spared: Count = 0
     downloaded: Count = 0
 
 
@@ -283,6 +322,14 @@ class Store:
     def drop_journal(self) -> None:
         """Forget the install journal, durably."""
         self._drop("journal.json")
+
+    def read_traffic(self) -> Traffic:
+        """Return what was fetched so far; nothing when that is not known."""
+        return self._read("traffic.json", Traffic) or Traffic()
+
+    def write_traffic(self, traffic: Traffic) -> None:
+        """Keep what was fetched so far."""
+        self._write("traffic.json", msgspec.json.encode(traffic))
 
     def read_hold(self) -> Hold | None:
         """Return the order not to reboot, also one that has ended; None when there is none.

@@ -69,6 +69,7 @@ class Self:
         machine_id, host: identity.
         boot_id: the present boot.
         state, slot: the lifecycle state and the booted slot, as `status` prints them.
+        delta_okay: whether it takes deltas.
     """
 
     product: str
@@ -80,6 +81,7 @@ class Self:
     boot_id: str
     state: str
     slot: str
+    delta_okay: bool = False
 
 
 class Steering:
@@ -281,6 +283,7 @@ def _app(
         language="en-US",
         state=node.state,
         slot=node.slot,
+        delta_okay=node.delta_okay,
         ping=ping,
         update_check=update_check,
         events=events,

@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from images.errors import PayloadError, PayloadRefusedError
+from images.errors import (
+    PayloadError,
+    PayloadRefusedError,
+    SourceMismatchError,
+    SourceMissingError,
+)
 from partitions.boot_files import refuse_file
 from partitions.slots import Slot
-from updater import given
+from updater import given, planning
+from updater.budget import BudgetError
 from updater.checking import look
-from updater.download import DownloadStoppedError
+from updater.download import DownloadStoppedError, PayloadMissingError
 from updater.errors import RefusedError, StateError, UnreachableError
 from updater.install import (
     FactsMismatchError,
@@ -26,7 +32,7 @@ from updater.install import (
 )
 from updater.lifecycle import Event
 from updater.pipeline import PayloadDigestError
-from updater.plan import BROUGHT, Found, Plan, check_fit, parts_of
+from updater.plan import BROUGHT, Found, OwnFacts, Plan, check_fit, parts_of
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
 from updater.state import Failure, NodeState, Report, SlotRecord, Unverified, Update
@@ -45,6 +51,20 @@ DOWNLOAD_STARTED: Final = (13, 1)
 DOWNLOAD_FINISHED: Final = (14, 1)
 INSTALLED: Final = (3, 1)
 FAILED: Final = (3, 0)
+# What may be the delta's fault alone, so that another payload of the version is tried. A slot that
+# reads back wrong is one: what an operation makes of the booted slot is proven there.
+_FAULTS_OF_DELTAS: Final = (
+    PayloadError,
+    PayloadRefusedError,
+    SourceMismatchError,
+    SourceMissingError,
+    FactsMismatchError,
+    PayloadDigestError,
+    PayloadMissingError,
+    ReadBackError,
+)
+# Of these the next attempt may be free: a mirror that lacked the file, a slot that changed.
+_PASSING: Final = frozenset({PayloadMissingError.code, SourceMismatchError.code})
 # Only these count against a version: a full disk or a missing key is not the release's fault.
 _FAULTS_OF_RELEASES: Final = (
     frozenset(
@@ -83,19 +103,64 @@ def install(node: Node, memory: NodeState, found: Found | None, *, by_person: bo
     Raises:
         DownloadStoppedError: told to stop; it resumes.
         UnreachableError: no mirror or server; it resumes at `next_check`.
+        BudgetError: there are no bytes left to spend; it resumes at `next_check`.
         StateError: the state folder fails; it resumes at the next step.
         AnyRoomError: it failed; the slot stays disarmed and the memory says why.
     """
-    try:
-        return _install(node, memory, found, by_person=by_person)
-    except (DownloadStoppedError, StateError):
-        raise  # neither is the version's fault; a full disk costs time only
-    except UnreachableError as error:
+    while True:
+        try:
+            return _install(node, memory, found, by_person=by_person)
+        except (DownloadStoppedError, StateError):
+            raise  # neither is the version's fault; a full disk costs time only
+        except ROOM_ERRORS as error:
+            memory = node.store.read_state()
+            if not _falls_back(memory, error):
+                _end(node, memory, error)
+                raise
+            memory, found = _fall_back(node, memory, error), None
+
+
+def _end(node: Node, memory: NodeState, error: AnyRoomError) -> None:
+    """Pause where time or bytes to spend are all that lacks, else give up."""
+    if isinstance(error, UnreachableError):
         _pause(node, error)
-        raise
-    except ROOM_ERRORS as error:
+    elif isinstance(error, BudgetError) and _update_of(memory).origin != "given":
+        _wait_for_budget(node, error)
+    else:
         _give_up(node, error)
-        raise
+
+
+def _falls_back(memory: NodeState, error: AnyRoomError) -> bool:
+    """Tell whether another payload of the version may do what this one did not.
+
+    Only a delta has others: it may be wrong, may not be there, or may start from another image than
+    the booted one. Each fails once; what fails a second time is given up.
+    """
+    update = _update_of(memory)
+    is_first = update.sha256 not in {item.sha256 for item in memory.spoiled}
+    has_others = update.origin == "channel" and update.kind == "delta"
+    return has_others and is_first and isinstance(error, _FAULTS_OF_DELTAS)
+
+
+def _fall_back(node: Node, memory: NodeState, error: AnyRoomError) -> NodeState:
+    """Leave a delta out from now on, aloud; what follows is planned anew, within the limits."""
+    update = _update_of(memory)
+    log.warning(
+        "delta is left out version=%s sha256=%s code=%s why=%s",
+        update.version,
+        update.sha256,
+        error.code,
+        error,
+    )
+    node.store.remember(
+        node.clock(),
+        "delta left out",
+        version=update.version,
+        code=error.code,
+        sentence=str(error),
+    )
+    memory = planning.spoil(node, memory, update.sha256, error)
+    return node.advance(memory, Event.RESTARTED)
 
 
 def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: bool) -> NodeState:
@@ -106,19 +171,37 @@ def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: b
     update = _update_of(memory)
     plan = _plan(node, update, found)
     check_fit(plan.facts, plan.regions)
+    if isinstance(plan.facts, OwnFacts):
+        update = msgspec.structs.replace(update, kind=found.kind, cost=found.cost)
+        _require_budget(node, update, plan, found)
+    elif not found.source_read:
+        planning.require_source(node, plan.facts)
     for region in plan.regions.values():
         if region.room is not None:
             refuse_file(region, plan.booted)
     _clean_up(node)
     node.loader.disarm(plan.slot)
     memory = _begin(node, memory, plan, update)
-    written = write(node, plan, found.urls, version=update.version)
+    version = update.version
+    written = write(node, plan, found.urls, version=version, counted_as=counted_as(update, plan))
     memory = node.advance(_refreshed(node), Event.WRITTEN)
     _report(node, memory, DOWNLOAD_FINISHED)
     verified = _verify(node, memory, written, found)
     memory = _named(node, memory, verified)
     _run_postinstall(node, plan)
     return _arm(node, memory, verified)
+
+
+def _require_budget(node: Node, update: Update, plan: Plan, found: Found) -> None:
+    """Refuse what no release names when it costs more than may be fetched; a file costs nothing."""
+    if not found.urls[0].startswith("/"):
+        what = f"the payload of version {found.version}" if found.version else "the given payload"
+        planning.require_budget(node, counted_as(update, plan), what, planning.rest_of(node, plan))
+
+
+def counted_as(update: Update, plan: Plan) -> str:
+    """Name what an update's bytes count for: its version, or the payload that has none yet."""
+    return update.version or plan.identity
 
 
 def _clean_up(node: Node) -> None:
@@ -209,7 +292,8 @@ def _still_wanted(
     version = update.version if update.pinned else ""
     found = look(node, memory, by_person=by_person, forced=update.forced, version=version)
     if found.sha256 == update.sha256 and update.origin == "channel":
-        return memory, found
+        planned = msgspec.structs.replace(update, cost=found.cost, left_out=found.left_out)
+        return node.keep(memory, update=planned), found
     fresh = msgspec.structs.replace(
         update,
         forced=update.forced and found.version == update.version,
@@ -221,6 +305,9 @@ def _still_wanted(
         target_path=found.path,
         sha256=found.sha256,
         size=found.size,
+        kind=found.kind,
+        cost=found.cost,
+        left_out=found.left_out,
     )
     return node.advance(memory, Event.SUPERSEDED, update=fresh), found
 
@@ -269,7 +356,13 @@ def _begin(node: Node, memory: NodeState, plan: Plan, update: Update) -> NodeSta
     if update.attempts == 1:
         _report(node, memory, DOWNLOAD_STARTED)
     log.info(
-        "install begins version=%s slot=%s attempt=%d", update.version, update.slot, update.attempts
+        "install begins version=%s slot=%s attempt=%d kind=%s cost=%d left-out=%s",
+        update.version,
+        update.slot,
+        update.attempts,
+        update.kind,
+        update.cost,
+        "; ".join(update.left_out) or "nothing",
     )
     return memory
 
@@ -299,15 +392,21 @@ def _arm(node: Node, memory: NodeState, verified: VerifiedSlot) -> NodeState:
         Event.VERIFIED,
         slots=memory.slots | {verified.slot.value: record},
         checks_failed=0,
+        spoiled=(),
         last_failure=None,
         next_check=_next(node, 0, timedelta(seconds=node.settings.server.poll_interval_secs)),
     )
     node.store.drop_journal()
+    planning.settle(node, verified.version)
     node.progress.clear()
     log.info("slot armed slot=%s version=%s", verified.slot.value, verified.version)
     update = _update_of(memory)
     node.store.remember(
-        node.clock(), "armed", version=verified.version, downloaded=update.downloaded
+        node.clock(),
+        "armed",
+        version=verified.version,
+        kind=update.kind,
+        downloaded=update.downloaded,
     )
     _report(node, memory, INSTALLED)
     return memory
@@ -322,6 +421,18 @@ def _pause(node: Node, error: UnreachableError) -> None:
         memory,
         checks_failed=failures,
         next_check=_next(node, failures, interval),
+        last_failure=node.failure(error, version=_update_of(memory).version),
+    )
+
+
+def _wait_for_budget(node: Node, error: BudgetError) -> None:
+    """Keep what is flushed; look again at the usual pace whether there is something to spend."""
+    memory = node.store.read_state()
+    log.warning("install waits code=%s why=%s", error.code, error)
+    node.keep(
+        memory,
+        checks_failed=1,
+        next_check=_next(node, 0, timedelta(seconds=node.settings.server.poll_interval_secs)),
         last_failure=node.failure(error, version=_update_of(memory).version),
     )
 
@@ -358,6 +469,7 @@ def _give_up(node: Node, error: AnyRoomError) -> None:
         last_check_sentence=str(error),
         update=None,
         last_failure=None if nothing else failure,
+        spoiled=tuple(item for item in memory.spoiled if item.code not in _PASSING),
         checks_failed=0,
         next_check=_next(node, failures, interval),
         **counted,

@@ -188,6 +188,9 @@ def _check(node: Node, _: NoOptions, _by: str) -> Facts:
         "running": found.running.version,
         "payload": found.path or found.urls[0],
         "size": found.size,
+        "kind": found.kind,
+        "cost": found.cost,
+        "left_out": list(found.left_out),
     }
 
 

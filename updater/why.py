@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from updater import agent
 from updater.lifecycle import State
+from updater.planning import limits
 from updater.rooms import ROOM_ERRORS
 
 if TYPE_CHECKING:
@@ -134,10 +135,21 @@ def _of_updates(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
     due = memory.next_check
     if node.settings.updates.automatic and due is not None and due > node.clock():
         yield _row("update", "check-later", "the next check is not due", is_open=False, until=due)
+    yield from _budgets(node, memory)
     if memory.last_failure is not None:
         failure = memory.last_failure
         sentence = f"the last failure: {failure.sentence}"
         yield _row("update", failure.code, sentence, is_open=memory.state is not State.IDLE)
+
+
+def _budgets(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
+    """Give every limit of bytes, closed where what is wanted is known to cost more than is left."""
+    update = memory.update
+    wanted = update.cost if update is not None and memory.state is State.INSTALLING else 1
+    for limit in limits(node, update.version if update is not None else ""):
+        refused = memory.state is not State.ARMED and memory.last_check_code == limit.error.code
+        is_open = limit.left >= wanted and not refused
+        yield _row("update", limit.error.code, limit.sentence, is_open=is_open)
 
 
 def _confirmed(node: Node) -> dict[str, Any]:

@@ -49,6 +49,10 @@ def release() -> None:
     "--public-key", "public_keys", type=click.Path(path_type=Path), multiple=True,
     help="Verifies the payload's signatures; may repeat. Default: payload_keys of server.toml.",
 )  # fmt: skip
+@click.option(
+    "--delta", "deltas", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
+    help="A delta to the same image, published with it if it pays; may repeat.",
+)  # fmt: skip
 @key_options
 @json_option
 def add(  # noqa: PLR0913  # one parameter an option
@@ -62,6 +66,7 @@ def add(  # noqa: PLR0913  # one parameter an option
     min_engine: str,
     requires_from: str | None,
     public_keys: Sequence[Path],
+    deltas: Sequence[Path],
     keys_folder: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
@@ -88,22 +93,28 @@ def add(  # noqa: PLR0913  # one parameter an option
             order,
             trusted=_trusted(desk, public_keys),
             keys=keys,
+            deltas=deltas,
             progress=progress,
         )
     for warning in added.warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:
         show_json(added)
-    else:
-        click.echo(f"release {version} {added.outcome.value}: {added.sha256} {added.size} bytes")
+        return
+    click.echo(f"release {version} {added.outcome.value}: {added.sha256} {added.size} bytes")
+    for delta in added.deltas:
+        click.echo(
+            f"delta from {delta.source} {delta.outcome.value}: {delta.sha256} {delta.size} bytes"
+        )
 
 
 @release.command("list", epilog="Example: bascule-server release list desk --json")
 @folder_argument
 @json_option
 def list_(*, folder: Path, as_json: bool) -> None:
-    """List what was published."""
+    """List what was published; with deltas, also what it costs to come from where."""
     from server.queries import releases
+    from server.views import costs
     from server.wording import size_words
 
     desk = opened(folder)
@@ -120,11 +131,62 @@ def list_(*, folder: Path, as_json: bool) -> None:
                 view.product,
                 view.board,
                 view.rollback_index,
-                ", ".join(f"format {p.format} {size_words(p.size)}" for p in view.payloads),
+                ", ".join(
+                    f"format {p.format} {size_words(p.size)}"
+                    for p in view.payloads
+                    if not p.delta_from
+                ),
                 ", ".join(view.current_on) or "-",
                 ", ".join(view.withdrawn_from) or "-",
             )
             for view in found
+        ],
+    )
+    for title, sources, rows in costs(found):
+        click.echo(f"\n{title}: from left to right where a node comes from")
+        show_table(
+            ("TO", "FULL", *sources),
+            [(to, *(size_words(size) if size else "-" for size in sizes)) for to, sizes in rows],
+        )
+
+
+@release.command(epilog="Example: bascule-server release show desk 2.0.0")
+@folder_argument
+@click.argument("version")
+@product_option
+@board_option
+@json_option
+def show(
+    *, folder: Path, version: str, product: str | None, board: str | None, as_json: bool
+) -> None:
+    """Show the payloads of VERSION: what each costs, and whether its file is here."""
+    from server.queries import release
+    from server.wording import size_words
+
+    desk = opened(folder)
+    with desk.store.reading() as connection:
+        view = release(
+            connection,
+            product or desk.settings.product,
+            board or desk.settings.board,
+            version,
+            is_here=lambda sha256: desk.payload_file(sha256).is_file(),
+        )
+    if as_json:
+        show_json(view)
+        return
+    show_table(
+        ("FROM", "SIZE", "OF FULL", "FORMAT", "FILE", "SHA256"),
+        [
+            (
+                payload.delta_from or "any",
+                size_words(payload.size),
+                f"{100 * payload.size / view.full_size:.0f} %" if view.full_size else "-",
+                payload.format,
+                "here" if payload.is_here else "missing",
+                payload.sha256,
+            )
+            for payload in view.payloads
         ],
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -24,6 +24,7 @@ from server.publish import Added, add_release
 from server.serve import listen, url_of, web_config
 from server.settings import Settings
 from tests.sim import payloads
+from tests.sim.deltas import REPLACE, Delta
 from updater.omaha import (
     AppRequest,
     AppResponse,
@@ -89,6 +90,23 @@ def payload_bytes(version: str, *, container: int = 2) -> bytes:
     return payloads.format_1(manifest, made.blobs, keys=(payloads.key(),))
 
 
+def full_bytes(image: bytes) -> bytes:
+    """Return a signed full payload of `image`, whole blocks, as it is."""
+    return payloads.forge(image).bytes()
+
+
+def delta_bytes(old: bytes, new: bytes, *, keep: int = 1) -> bytes:
+    """Return a signed delta: all but the last `keep` blocks of `new` are copied from `old`."""
+    delta = Delta(old, new)
+    blocks = len(new) // payloads.BLOCK
+    delta.copy([(0, blocks - keep)], [(0, blocks - keep)])
+    delta.replace(REPLACE, [(blocks - keep, keep)])
+    unsigned = delta.payload()
+    size = int.from_bytes(unsigned[12:20])
+    manifest = pb.DeltaArchiveManifest.FromString(unsigned[24 : 24 + size])
+    return payloads.Forge(manifest, delta.blobs).bytes()
+
+
 def publish(
     desk: Desk,
     version: str,
@@ -96,15 +114,20 @@ def publish(
     rollback_index: int = 0,
     container: int = 2,
     data: bytes | None = None,
+    deltas: Mapping[str, bytes] | None = None,
 ) -> Added:
-    """Add a release to the desk."""
+    """Add a release to the desk; `deltas` are bytes by the names of their files."""
     file = desk.folder.parent / f"{version}-{container}.crau"
     file.write_bytes(payload_bytes(version, container=container) if data is None else data)
+    files = []
+    for name, content in (deltas or {}).items():
+        files.append(desk.folder.parent / f"{name}.crau")
+        files[-1].write_bytes(content)
     order = ReleaseOrder(
         product=PRODUCT, board=BOARD, version=version, rollback_index=rollback_index
     )
     trusted = payloads.trusted(payloads.key())
-    return add_release(desk, file, order, trusted=trusted, keys=desk.offline())
+    return add_release(desk, file, order, trusted=trusted, keys=desk.offline(), deltas=files)
 
 
 def order(version: str, *, channel: str = "stable") -> Promotion:
@@ -135,6 +158,7 @@ class SimNode:
     app_id: str = PRODUCT
     board: str = BOARD
     alias: str = ""
+    delta_okay: bool = False
     said: list[AppResponse] = field(default_factory=list)
 
     def request(
@@ -150,6 +174,7 @@ class SimNode:
             board=self.board,
             state=self.state,
             slot="a" if self.state else "",
+            delta_okay=self.delta_okay,
             ping=Ping() if ping else None,
             update_check=UpdateCheck() if check else None,
             events=tuple(events),

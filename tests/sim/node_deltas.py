@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from datetime import UTC, datetime
 
 import bsdiff4
 
 from images.proto import payload_pb2 as pb
+from images.release import encode_payload_facts, facts_of, tuf_payload_path
 from tests.sim.deltas import REPLACE_ZSTD, Delta
 from tests.sim.payloads import BLOCK, Forge, format_1
-from tests.sim.world import payload_key
+from tests.sim.repository import BOARD, PRODUCT
+from tests.sim.world import World, payload_key
 
 MIB = 1024 * 1024
 PER_CHUNK = MIB // BLOCK
@@ -39,6 +42,33 @@ def apart(old: bytes, new: bytes) -> bytes:
     size = struct.unpack_from(">Q", unsigned, 12)[0]
     manifest = pb.DeltaArchiveManifest.FromString(unsigned[24 : 24 + size])
     return Forge(manifest, delta.blobs, keys=[payload_key()]).bytes()
+
+
+def release_delta(
+    world: World, source: str, version: str, *, data: bytes | None = None, rollback_index: int = 2
+) -> str:
+    """Sign a delta beside the full payload of a release, promote it, serve it; return its name."""
+    data = data or apart(world.image_bytes(source), world.image_bytes(version))
+    file = world.folder / f"{source}-{version}.crau"
+    file.write_bytes(data)
+    facts = facts_of(
+        file,
+        product=PRODUCT,
+        board=BOARD,
+        version=version,
+        rollback_index=rollback_index,
+        min_engine="0.1.0",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        source_version=source,
+    )
+    path = world.repository.add_release(
+        version, kind=f"delta-from-{source}", content=data, custom=encode_payload_facts(facts)
+    )
+    full = tuf_payload_path(PRODUCT, BOARD, version, "full")
+    world.repository.promote(version, allowed={version: [full, path]})
+    name = f"{hashlib.sha256(data).hexdigest()}.crau"
+    world.payloads.files[name] = data
+    return name
 
 
 def in_place(old: bytes, new: bytes) -> bytes:

@@ -119,6 +119,7 @@ class World:
         boot_control: which loader the machine has.
         files: bytes of each part that is a boot file.
         clock: what the node takes for the time; None: the machine's.
+        noise: makes the half of an image that does not compress; by default another for each.
     """
 
     folder: Path
@@ -129,6 +130,7 @@ class World:
     boot_control: str = "gptprio"
     files: dict[str, int] = field(default_factory=dict)
     clock: Callable[[], datetime] | None = None
+    noise: Callable[[int], bytes] = os.urandom
 
     def __enter__(self) -> Self:
         if shutil.which("mkfs.ext4", path=TOOLS) is None:
@@ -233,7 +235,7 @@ class World:
         )
         (own / "image.toml").write_bytes(encode_image_facts(facts))
         (own / "root.json").write_bytes(self.repository.bootstrap)
-        (tree / "random").write_bytes(os.urandom(self.image_size // 2))
+        (tree / "random").write_bytes(self.noise(self.image_size // 2))
         (tree / "text").write_bytes(f"version {version}\n".encode() * (self.image_size // 170))
         image = self.folder / f"{version}.ext4"
         tool = shutil.which("mkfs.ext4", path=TOOLS)

@@ -24,8 +24,11 @@ def check(shared: Shared, *, as_json: bool) -> None:
     Example: bascule check && echo "there is something new"
     """
     facts = shared.client().call("check")
-    text = f"version {facts['version']} is available, {facts['size'] / 1e6:.1f} MB to fetch"
-    show(facts, [text], as_json=as_json)
+    text = f"version {facts['version']} is available, {facts['cost'] / 1e6:.1f} MB to fetch"
+    if facts["kind"] == "delta":
+        text += " as a delta from the booted slot"
+    lines = [text, *(f"not taken: {why}" for why in facts["left_out"])]
+    show(facts, lines, as_json=as_json)
 
 
 @bascule.command()

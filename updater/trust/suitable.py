@@ -24,7 +24,6 @@ from updater.trust.errors import (
 )
 from updater.trust.view import Identity, Offer, OfferedFile, PayloadTarget, TrustedView
 
-INSTALLABLE_KINDS: Final = frozenset({"full"})  # deltas join when the install pipeline knows them
 _SHOWN_CHARACTERS: Final = 80  # of a foreign string in a sentence
 
 
@@ -59,11 +58,11 @@ def installable(candidate: Candidate) -> tuple[PayloadTarget, ...]:
     others.
 
     Raises:
-        PolicyError: none fits; it is the refusal of the first one.
+        PolicyError: none fits; it is the refusal of the first full one, else of the first.
         FactsDisagreeError: those that fit would make different images.
     """
     passed: list[PayloadTarget] = []
-    refusals: list[PolicyError] = []
+    refusals: list[tuple[bool, PolicyError]] = []
     for path in candidate.paths:
         try:
             payload = candidate.view.payload(path)
@@ -71,9 +70,9 @@ def installable(candidate: Candidate) -> tuple[PayloadTarget, ...]:
                 check(candidate, payload)
             passed.append(payload)
         except PolicyError as error:
-            refusals.append(error)
-    if not passed:
-        raise refusals[0]  # the schema of a channel document demands at least one path
+            refusals.append(("/delta-from-" in path, error))
+    if not passed:  # the schema of a channel document demands at least one path
+        raise min(refusals, key=lambda refusal: refusal[0])[1]
     _make_one_image(candidate, passed)
     return tuple(passed)
 
@@ -148,11 +147,13 @@ def _fits_version(candidate: Candidate, payload: PayloadTarget) -> None:
         )
 
 
-def _fits_kind(candidate: Candidate, payload: PayloadTarget) -> None:
-    if payload.facts.kind not in INSTALLABLE_KINDS:
+def _fits_source(candidate: Candidate, payload: PayloadTarget) -> None:
+    """A delta starts from what runs; whether its bytes are those is seen where they are read."""
+    source = payload.facts.source
+    if source is not None and source.version != candidate.node.version:
         raise NoUsablePayloadError(
-            f"payload {payload.path} of version {candidate.text} is of kind {payload.facts.kind},"
-            f" this node installs {', '.join(sorted(INSTALLABLE_KINDS))}"
+            f"payload {payload.path} starts from version {shown(source.version)},"
+            f" this node runs {candidate.node.version}"
         )
 
 
@@ -199,7 +200,7 @@ _CHECKS: Final[tuple[Callable[[Candidate, PayloadTarget], None], ...]] = (
     _fits_product,
     _fits_board,
     _fits_version,
-    _fits_kind,
+    _fits_source,
     _fits_engine,
     _fits_running,
     _fits_floor,

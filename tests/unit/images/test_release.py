@@ -124,7 +124,7 @@ def test_facts_hold_nothing_that_tuf_cannot_sign() -> None:
 
 
 def test_a_delta_names_its_source() -> None:
-    source = {"version": "4230.2.0", "partitions": [{"name": "usr", "sha256": HEX}]}
+    source = {"version": "4230.2.0", "partitions": [{"name": "usr", "size": 4096, "sha256": HEX}]}
 
     facts = parse_payload_facts(bent(FACTS, lambda d: d.update(kind="delta", source=source)))
 
@@ -135,7 +135,7 @@ def test_a_delta_names_its_source() -> None:
 BAD_FACTS: dict[str, Bend] = {
     "a delta without a source": lambda d: d.update(kind="delta"),
     "a full payload with a source": lambda d: d.update(
-        source={"version": "1", "partitions": [{"name": "usr", "sha256": HEX}]}
+        source={"version": "1", "partitions": [{"name": "usr", "size": 4096, "sha256": HEX}]}
     ),
     "another kind": lambda d: d.update(kind="half"),
     "an unknown field": lambda d: d.update(extra=1),

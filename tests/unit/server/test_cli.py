@@ -15,8 +15,17 @@ import pytest
 from images.signing import public_pem
 from server.cli import run
 from server.desk import open_desk
+from server.wording import size_words
 from tests.sim import payloads
-from tests.sim.desk import BOARD, PRODUCT, SimNode, omaha_of, payload_bytes
+from tests.sim.desk import (
+    BOARD,
+    PRODUCT,
+    SimNode,
+    delta_bytes,
+    full_bytes,
+    omaha_of,
+    payload_bytes,
+)
 from updater.omaha import Event
 
 Run = Callable[..., tuple[int, str, str]]
@@ -99,6 +108,44 @@ def test_a_release_goes_from_file_to_channel(published: Path, command: Run) -> N
     assert channel["documents"][0]["current"] == "2.0.0"
     assert "2.0.0" in command("release", "list", published)[1]
     assert "stable" in command("channel", "list", published)[1]
+
+
+def test_a_release_gets_a_delta_and_shows_what_it_costs(
+    folder: Path, tmp_path: Path, command: Run
+) -> None:
+    one = payloads.image(10, seed=1)
+    two = one[: -payloads.BLOCK] + payloads.image(1, seed=2)
+    for name, data in (
+        ("one", full_bytes(one)), ("two", full_bytes(two)), ("delta", delta_bytes(one, two)),
+        ("large", delta_bytes(one, two, keep=9)),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+    key = ("--public-key", tmp_path / "key.pub.pem")
+    assert command("release", "add", folder, tmp_path / "one", "--version", "1.0.0", *key)[0] == 0
+    add = ("release", "add", folder, tmp_path / "two", "--version", "2.0.0", *key)
+    status, out, err = command(*add, "--delta", tmp_path / "large")
+    assert (status, "delta from 1.0.0 too-large" in out, "does not pay" in err) == (0, True, True)
+    status, out, _ = command(*add, "--delta", tmp_path / "delta")
+    assert status == 0
+    assert "delta from 1.0.0 signed" in out
+
+    def size(name: str) -> list[str]:
+        return size_words((tmp_path / name).stat().st_size).split()
+
+    listed = [row.split() for row in command("release", "list", folder)[1].splitlines()]
+    assert listed[-3:] == [
+        ["TO", "FULL", "1.0.0"],
+        ["2.0.0", *size("two"), *size("delta")],
+        ["1.0.0", *size("one"), "-"],
+    ]
+    shown = command("release", "show", folder, "2.0.0")[1]
+    assert "any" in shown
+    assert "1.0.0" in shown
+    (full, delta) = facts(command("release", "show", folder, "2.0.0", "--json"))["payloads"]
+    assert (full["delta_from"], delta["delta_from"]) in {("", "1.0.0"), ("1.0.0", "")}
+    assert full["is_here"] is delta["is_here"] is True
+    assert refused(command("release", "show", folder, "9.0.0")) == (3, "release-unknown")
+    assert refused(command(*add, "--delta", tmp_path / "one"))[1] == "delta-target"
 
 
 def test_a_release_is_withdrawn(published: Path, command: Run) -> None:

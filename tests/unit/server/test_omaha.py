@@ -6,19 +6,16 @@ from dataclasses import replace
 
 import pytest
 
-from images.release import tuf_payload_path
-from images.version import parse_version
 from server import queries
 from server.activity import SERVER
-from server.catalogue import find_document, payloads_of, suitable
+from server.catalogue import Payload, payloads_of
 from server.channels import promote_channel, set_base_urls, withdraw_release
-from server.claims import Claim
 from server.desk import Desk
-from server.offers import manifest_of
 from server.omaha import OmahaDesk
 from server.rollout import place_of
 from server.steering import create_group, pause_group, resume_group, set_group
 from server.views import GrantView, GroupView, NodeView
+from tests.sim import payloads
 from tests.sim.desk import (
     BOARD,
     OURS,
@@ -26,14 +23,31 @@ from tests.sim.desk import (
     STOCK,
     Clock,
     SimNode,
+    delta_bytes,
+    full_bytes,
     nodes,
     omaha_of,
     order,
     promote,
     publish,
 )
-from updater.omaha import Action, AppRequest, Event, OsInfo, Package, Request, UpdateCheck
+from updater.omaha import (
+    Action,
+    AppRequest,
+    AppResponse,
+    Event,
+    OsInfo,
+    Package,
+    Request,
+    Response,
+    UpdateCheck,
+    UpdateCheckResult,
+    encode_response,
+)
 from updater.omaha.codes import BLAMELESS_TRIALS
+
+ONE = payloads.image(8, seed=1)
+THREE = ONE[: -payloads.BLOCK] + payloads.image(1, seed=3)  # differs in its last block
 
 STARTED = Event(type=13, result=1)
 DOWNLOADED = Event(type=14, result=1)
@@ -647,40 +661,73 @@ def test_a_group_is_found_by_the_old_forms_of_its_name(
 # --- deltas
 
 
-@pytest.mark.parametrize(
-    ("delta_okay", "running", "is_delta"),
-    [(True, "1.0.0", True), (False, "1.0.0", False), (True, "1.5.0", False)],
-)
-def test_a_delta_is_for_those_that_take_one_and_run_its_source(
-    omaha: OmahaDesk, node: SimNode, *, delta_okay: bool, running: str, is_delta: bool
-) -> None:
-    """The desk publishes no deltas yet: what it would know of one is put beside its documents."""
+@pytest.fixture
+def with_delta(omaha: OmahaDesk) -> Payload:
+    """3.0.0 is current and has a delta from 1.0.0."""
+    publish(omaha.desk, "1.0.0", data=full_bytes(ONE))
+    added = publish(
+        omaha.desk, "3.0.0", data=full_bytes(THREE), deltas={"d": delta_bytes(ONE, THREE)}
+    )
+    publish(omaha.desk, "3.0.0", container=1)
+    promote(omaha.desk, "3.0.0")
     with omaha.desk.store.reading() as connection:
-        document = find_document(connection, "stable", PRODUCT, BOARD)
-        (full,) = payloads_of(connection, PRODUCT, BOARD, "2.0.0")
-    assert document is not None
-    delta = replace(
-        full,
-        sha256="d" * 64,
-        size=1,
-        tuf_path=tuf_payload_path(PRODUCT, BOARD, "2.0.0", "delta-from-1.0.0"),
-    )
-    claim = Claim(
-        product=PRODUCT,
-        machine_id=node.machine_id,
-        group_name="default",
-        board=BOARD,
-        running=parse_version(running),
-        is_ours=True,
-        delta_okay=delta_okay,
-    )
-    paths = [*document.allowed["2.0.0"], delta.tuf_path]
-    chosen = suitable([full, delta], claim, paths)
-    assert chosen == (delta if is_delta else full)
-    action = manifest_of("2.0.0", delta if is_delta else full).postinstall
+        found = payloads_of(connection, PRODUCT, BOARD, "3.0.0")
+    (delta,) = (one for one in found if one.sha256 == added.deltas[0].sha256)
+    return delta
+
+
+def packages(answer: UpdateCheckResult) -> list[tuple[str, bool]]:
+    return [(one.sha256, one.required) for one in answer.manifests[0].packages]
+
+
+def test_a_delta_is_named_behind_the_full_payload_to_nodes_that_may_take_it(
+    omaha: OmahaDesk, node: SimNode, with_delta: Payload
+) -> None:
+    answer = replace(node, version="1.0.0", delta_okay=True).ask(omaha)
+    full, delta = packages(answer)
+    assert delta == (with_delta.sha256, False)
+    assert full[1]
+    assert full[0] != delta[0]
+    action = answer.manifests[0].postinstall
     assert action is not None
-    assert action.is_delta is is_delta
-    assert suitable([full, delta], replace(claim, is_ours=False), paths) is None  # format 2
+    assert (action.sha256, action.is_delta) == (full[0], False)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"delta_okay": False},
+        {"version": "1.5.0"},
+        {"agent": STOCK, "state": ""},
+        {"agent": "CoreOSUpdateEngine-0.1.0.0", "state": ""},
+    ],
+)
+def test_nobody_else_is_told_of_it(
+    omaha: OmahaDesk, node: SimNode, with_delta: Payload, changes: dict[str, object]
+) -> None:
+    asking = replace(node, version="1.0.0", delta_okay=True)
+    answer = replace(asking, **changes).ask(omaha)  # type: ignore[arg-type]  # by name
+    assert answer.status == "ok"
+    ((sha256, _),) = packages(answer)
+    assert sha256 != with_delta.sha256
+    said = encode_response(Response(apps=(AppResponse(app_id="a", update_check=answer),)))
+    assert with_delta.sha256.encode() not in said
+
+
+def test_a_delta_that_the_channel_does_not_name_yet_is_not_offered(
+    omaha: OmahaDesk, node: SimNode
+) -> None:
+    publish(omaha.desk, "1.0.0", data=full_bytes(ONE))
+    publish(omaha.desk, "3.0.0", data=full_bytes(THREE))
+    promote(omaha.desk, "3.0.0")
+    added = publish(
+        omaha.desk, "3.0.0", data=full_bytes(THREE), deltas={"d": delta_bytes(ONE, THREE)}
+    )
+    assert any("promote it again" in warning for warning in added.warnings)
+    asking = replace(node, version="1.0.0", delta_okay=True)
+    assert len(packages(asking.ask(omaha))) == 1
+    promote(omaha.desk, "3.0.0")
+    assert len(packages(asking.ask(omaha))) == 2
 
 
 # --- events

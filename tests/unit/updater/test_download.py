@@ -24,6 +24,7 @@ from tests.sim.scripted_server import (
     silent,
     stalled,
 )
+from updater.budget import Allowance, UpdateBudgetError
 from updater.download import (
     MIN_RATE_BYTES,
     RATE_WINDOW_SECS,
@@ -32,6 +33,7 @@ from updater.download import (
     DownloadError,
     DownloadStoppedError,
     Patience,
+    PayloadMissingError,
 )
 from updater.errors import EXIT_CANNOT_TELL
 from updater.trust.fetcher import open_session
@@ -82,6 +84,8 @@ def download(
     clock: Callable[[], float] | None = None,
     stop: threading.Event | None = None,
     size: int = len(DATA),
+    rate: int = 0,
+    allowance: Allowance | None = None,
 ) -> Download:
     return stack.enter_context(
         Download(
@@ -91,6 +95,8 @@ def download(
             patience=patience,
             monotonic=clock or Clock(step=0.001),
             stop=stop or threading.Event(),
+            rate=rate,
+            allowance=allowance,
         )
     )
 
@@ -104,6 +110,90 @@ def read_all(source: Download) -> bytes:
 
 def asked_ranges(server: PayloadServer) -> list[int]:
     return [int(text.removeprefix("bytes=")[:-1] or 0) if text else 0 for text in server.requests]
+
+
+class Waits(threading.Event):
+    """A stop that nobody sets; time passes while it is waited for, and only then."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.waited = 0.0
+
+    @override
+    def wait(self, timeout: float | None = None) -> bool:
+        self.waited += timeout or 0
+        self.clock.now += timeout or 0
+        return False
+
+
+class TestARate:
+    def test_is_kept_over_the_whole_payload(self, stack: ExitStack) -> None:
+        clock = Clock()
+        waits = Waits(clock)
+        source = download(stack, serve(stack).base, rate=100_000, clock=clock, stop=waits)
+        assert read_all(source) == DATA
+        burst = 0.25  # seconds of the rate come at once
+        assert waits.waited == pytest.approx(len(DATA) / 100_000 - burst, abs=0.3)
+
+    def test_none_waits_for_nothing(self, stack: ExitStack) -> None:
+        clock = Clock()
+        waits = Waits(clock)
+        assert read_all(download(stack, serve(stack).base, clock=clock, stop=waits)) == DATA
+        assert waits.waited == 0
+
+    def test_a_stop_ends_the_wait(self, stack: ExitStack) -> None:
+        stop = threading.Event()
+        source = download(stack, serve(stack).base, rate=8192, stop=stop)
+        source.read_exactly(4096)
+        stop.set()
+        with pytest.raises(DownloadStoppedError):
+            source.read_exactly(500_000)
+
+
+def allowed(size: int) -> Allowance:
+    return Allowance(error=UpdateBudgetError, limit=size, spent=0, words="the update")
+
+
+class TestAnAllowance:
+    def test_of_just_as_many_bytes_is_enough(self, stack: ExitStack) -> None:
+        assert read_all(download(stack, serve(stack).base, allowance=allowed(len(DATA)))) == DATA
+
+    def test_ends_the_download_at_the_very_byte(self, stack: ExitStack) -> None:
+        source = download(stack, serve(stack).base, allowance=allowed(123_456))
+        with pytest.raises(UpdateBudgetError, match="the update allows"):
+            read_all(source)
+        assert source.received == 123_456
+
+    def test_counts_what_is_thrown_away(self, stack: ExitStack) -> None:
+        server = serve(stack, Manners(ranges=False))
+        source = download(stack, server.base, allowance=allowed(600_000))
+        source.seek(500_000)
+        with pytest.raises(UpdateBudgetError):
+            source.read_exactly(200_000)
+        assert source.received == 600_000
+
+
+class TestAPayloadThatIsNotThere:
+    @pytest.mark.parametrize("status", [404, 410])
+    def test_is_told_from_a_network_that_fails(self, stack: ExitStack, status: int) -> None:
+        one, two = serve(stack, Manners(status=status)), serve(stack, Manners(status=404))
+        with pytest.raises(PayloadMissingError):
+            download(stack, one.base, two.base, patience=ONCE).read_exactly(1)
+
+    def test_another_file_under_its_name_is_not_it(self, stack: ExitStack) -> None:
+        server = serve(stack, data=DATA[:-1])
+        with pytest.raises(PayloadMissingError):
+            download(stack, server.base, patience=ONCE).read_exactly(1)
+
+    @pytest.mark.parametrize("status", [403, 500, 503])
+    def test_one_mirror_that_may_have_it_is_worth_another_try(
+        self, stack: ExitStack, status: int
+    ) -> None:
+        one, two = serve(stack, Manners(status=404)), serve(stack, Manners(status=status))
+        with pytest.raises(DownloadError) as caught:
+            download(stack, one.base, two.base, patience=ONCE).read_exactly(1)
+        assert not isinstance(caught.value, PayloadMissingError)
 
 
 class TestOneGoodMirror:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,30 @@ def test_an_offer_of_another_server_is_read_as_a_stock_engine_reads_it(
 ) -> None:
     app = answer(name)
     assert not is_refusal(app)
-    assert hint_of(app) == Hint(
+    hint = hint_of(app)
+    assert replace(hint, others=()) == Hint(
         offer=Offer(version=version, files=(OfferedFile(name=file, sha256=SHA256, size=size),)),
         urls=(base + file,),
+        bases=(base,),
     )
+    assert {other.name for other in hint.others} <= {"oem-qemu.gz"}  # of an image that has one
+
+
+def test_further_files_are_told_with_their_digests_and_believed_in_nothing() -> None:
+    first = Package(name="full.crau", size_bytes=9, sha256=SHA256)
+    delta = Package(name="delta.crau", size_bytes=3, sha256=OTHER, required=False)
+    nameless = Package(name="", size_bytes=3, sha256=OTHER)
+    undigested = Package(name="extra.raw", size_bytes=3)
+    manifest = Manifest(version="2.0.0", packages=(first, delta, nameless, undigested))
+    check = UpdateCheckResult(
+        status="ok", codebases=("http://a/x", "http://b/"), manifests=(manifest,)
+    )
+    hint = hint_of(AppResponse(app_id="a", status="ok", update_check=check))
+
+    assert hint.offer is not None
+    assert [file.name for file in hint.offer.files] == ["full.crau"]
+    assert hint.urls_of(OTHER) == ["http://a/x/delta.crau", "http://b/delta.crau"]
+    assert hint.urls_of(SHA256) == []
 
 
 @pytest.mark.parametrize("name", ["nebraska-noupdate", "go-omaha-noupdate", "coreupdate-noupdate"])

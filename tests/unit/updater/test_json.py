@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import pytest
 
+from images.release import tuf_payload_path
 from tests.sim.etcd import etcd_programs, running_etcd
 from tests.sim.lives import due_now, let_time_pass, live, memory_of
+from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, run_until
 from updater.cli import main
 from updater.engine import Engine
@@ -36,21 +38,34 @@ def chapters() -> dict[str, dict[str, str]]:
 CHAPTERS: Final = chapters()
 
 
+def below(path: str, key: str, table: Mapping[str, str]) -> str:
+    """Return how the page writes the place of `key`: a star where any name may stand."""
+    star = f"{path}.*" if path else "*"
+    return star if star in table else f"{path}.{key}" if path else key
+
+
 def leaves(value: object, path: str, table: Mapping[str, str]) -> Iterator[tuple[str, object]]:
     """Yield every documented or nameless place of `value`, as the page writes it."""
     if isinstance(value, dict):
-        for key, inner in value.items():
-            star = f"{path}.*" if path else "*"
-            step = star if star in table else f"{path}.{key}" if path else key
-            if step in table:
-                yield step, inner
-            if isinstance(inner, dict | list) and table.get(step) != "any":
-                yield from leaves(inner, step, table)
-            elif step not in table:
-                yield step, inner
+        yield from members(value, path, table)
     elif isinstance(value, list):
         for item in value:
             yield from leaves(item, f"{path}[]", table)
+    elif path.endswith("[]"):
+        yield path, value
+
+
+def members(
+    value: Mapping[str, object], path: str, table: Mapping[str, str]
+) -> Iterator[tuple[str, object]]:
+    for key, inner in value.items():
+        step = below(path, key, table)
+        if step in table:
+            yield step, inner
+        if isinstance(inner, dict | list) and table.get(step) != "any":
+            yield from leaves(inner, step, table)
+        elif step not in table:
+            yield step, inner
 
 
 def is_of(value: object, kind: str) -> bool:
@@ -81,9 +96,22 @@ class Seen:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     with World(tmp_path, image_size=512 * 1024, files={"kernel": 4096}) as made:
-        made.write_settings(reboot='"manual"', poll_interval_secs="600")
+        made.write_settings(
+            reboot='"manual"', poll_interval_secs="600", retries="2\ndeltas = false"
+        )
         run_until(Engine(node=made.boot()), "idle")
         yield made
+
+
+def add_delta(world: World) -> None:
+    """Let 2.0.0 have a delta as well, which the settings forbid."""
+    full = tuf_payload_path(PRODUCT, BOARD, "2.0.0", "full")
+    custom = world.repository.roles["releases"].targets[full].custom
+    assert custom is not None
+    part = {"name": "usr", "size": 4096, "sha256": "c" * 64}
+    facts = custom | {"kind": "delta", "source": {"version": "1.0.0", "partitions": [part]}}
+    path = world.repository.add_release("2.0.0", kind="delta-from-1.0.0", custom=facts)
+    world.repository.promote("2.0.0", allowed={"2.0.0": [full, path]})
 
 
 def shown(world: World, capfd: pytest.CaptureFixture[str], *verb: str) -> Any:  # noqa: ANN401  # JSON
@@ -113,6 +141,7 @@ def a_life(world: World, seen: Seen, capfd: pytest.CaptureFixture[str]) -> None:
     look()
     say("unpin")
     world.release("2.0.0", rollback_index=1)
+    add_delta(world)
     seen.hold("check", shown(world, capfd, "check"))
     world.payloads.files.clear()  # the first attempt fails
     with pytest.raises(ROOM_ERRORS):

@@ -429,3 +429,25 @@ class TestRebootWindows:
     ) -> None:
         monkeypatch.setattr("updater.zones._find", lambda _name: None)
         assert len(loaded(tmp_path, WHOLE + WINDOWS).settings.reboot.windows) == 2
+
+
+class TestLimitsOfDownloads:
+    @pytest.mark.parametrize("rate", [1, 7])
+    def test_a_rate_at_which_a_mirror_seems_to_stall_is_refused(
+        self, tmp_path: Path, rate: int
+    ) -> None:
+        sentence = refusal(tmp_path, f"{WHOLE}[download]\nmax_kib_per_sec = {rate}\n")
+        assert f"download.max_kib_per_sec is {rate}; give 8 or more, or 0 for no limit" in sentence
+
+    @pytest.mark.parametrize("rate", [0, 8, 100_000])
+    def test_other_rates_hold(self, tmp_path: Path, rate: int) -> None:
+        settings = loaded(tmp_path, f"{WHOLE}[download]\nmax_kib_per_sec = {rate}\n").settings
+        assert settings.download.max_kib_per_sec == rate
+
+    def test_a_file_that_says_metered_has_an_absolute_path(self, tmp_path: Path) -> None:
+        sentence = refusal(tmp_path, f'{WHOLE}[download]\nmetered_file = "metered"\n')
+        assert "download.metered_file must be an absolute path, or empty" in sentence
+
+    @pytest.mark.parametrize("key", ["max_mib_per_update", "max_mib_per_day", "metered_max_mib"])
+    def test_a_limit_below_zero_is_refused(self, tmp_path: Path, key: str) -> None:
+        assert key in refusal(tmp_path, f"{WHOLE}[download]\n{key} = -1\n")

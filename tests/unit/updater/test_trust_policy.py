@@ -312,16 +312,35 @@ class TestPayloads:
     def test_what_is_needed_exactly_is_enough(self, facts: dict[str, object]) -> None:
         assert decide(make_view(payload(full("4.0.0"), **facts))).version == "4.0.0"
 
-    def test_a_delta_alone_cannot_be_installed_yet(self) -> None:
-        path, delta = self.make_delta()
-        allowed = {"4.0.0": [path]}
-        with pytest.raises(NoUsablePayloadError, match="of kind delta"):
-            decide(make_view(delta, allowed=allowed))
-
-    def test_a_delta_beside_a_full_payload_does_no_harm(self) -> None:
+    def test_a_delta_from_the_running_version_is_one_of_the_payloads(self) -> None:
         path, delta = self.make_delta()
         view = make_view(delta, allowed={"4.0.0": [path, full("4.0.0")]})
+        assert [item.path for item in decide(view).payloads] == [path, full("4.0.0")]
+        alone = decide(make_view(delta, allowed={"4.0.0": [path]}))
+        assert [item.path for item in alone.payloads] == [path]
+
+    @pytest.mark.parametrize("source", ["1.0.0", "2.0.0+rebuilt", "3.0.0"])
+    def test_a_delta_from_another_version_is_none(self, source: str) -> None:
+        path, delta = self.make_delta(source)
+        view = make_view(delta, allowed={"4.0.0": [path, full("4.0.0")]})
         assert [item.path for item in decide(view).payloads] == [full("4.0.0")]
+        with pytest.raises(NoUsablePayloadError, match="this node runs"):
+            decide(make_view(delta, allowed={"4.0.0": [path]}))
+
+    def test_why_the_full_payload_is_refused_says_more_than_why_a_delta_is(self) -> None:
+        path, delta = self.make_delta("1.0.0")
+        whole = payload(full("4.0.0"), min_engine="9.0.0")
+        view = make_view(delta, whole, allowed={"4.0.0": [path, full("4.0.0")]})
+        with pytest.raises(EngineTooOldError):
+            decide(view)
+
+    def test_a_delta_that_makes_another_image_is_refused_with_the_version(self) -> None:
+        path, delta = self.make_delta()
+        part = {"name": "usr", "size": 4096, "sha256": "d" * 64}
+        source = {"version": "2.0.0", "partitions": [part]}
+        delta = payload(path, kind="delta", source=source, partitions=[part])
+        with pytest.raises(FactsDisagreeError):
+            decide(make_view(delta, allowed={"4.0.0": [path, full("4.0.0")]}))
 
     def test_a_payload_that_is_not_signed_is_refused(self) -> None:
         view = make_view()
@@ -346,10 +365,11 @@ class TestPayloads:
         with pytest.raises(FactsDisagreeError):
             decide(view)
 
-    def make_delta(self) -> tuple[str, PayloadTarget]:
-        path = tuf_payload_path(PRODUCT, BOARD, "4.0.0", "delta-from-2.0.0")
-        source = {"version": "2.0.0", "partitions": [{"name": "usr", "sha256": "c" * 64}]}
-        return path, payload(path, kind="delta", source=source)
+    def make_delta(self, source: str = "2.0.0") -> tuple[str, PayloadTarget]:
+        path = tuf_payload_path(PRODUCT, BOARD, "4.0.0", f"delta-from-{source}")
+        part = {"name": "usr", "size": 1, "sha256": "c" * 64}
+        starts_from = {"version": source, "partitions": [part]}
+        return path, payload(path, kind="delta", source=starts_from)
 
 
 class TestOfferedFiles:

@@ -1,0 +1,441 @@
+"""A node fetches the cheapest payload of a release, never more than is allowed, and says why."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from images.proto import payload_pb2 as pb
+from images.release import tuf_payload_path
+from images.signing import TrustedKeys
+from partitions.errors import DeviceReadError
+from partitions.slots import Region, Slot
+from server.channels import promote_channel
+from server.desk import Desk
+from server.foundation import found
+from server.intake import ReleaseOrder
+from server.promotion import Promotion
+from server.publish import add_release
+from server.settings import Settings as DeskSettings
+from tests.sim.desk import serving
+from tests.sim.node_deltas import apart, release_delta
+from tests.sim.payloads import Forge
+from tests.sim.plain import is_armed, memory_of, stop_after
+from tests.sim.repository import BOARD, PRODUCT
+from tests.sim.world import World, payload_key, run_until
+from updater import booted_parts, why
+from updater.budget import DayBudgetError, MeteredLinkError, UpdateBudgetError
+from updater.download import DownloadStoppedError
+from updater.engine import Engine
+from updater.lifecycle import State
+from updater.node import Node
+from updater.payload_choice import Held
+from updater.shown import status
+from updater.verbs import perform
+
+MIB = 1024 * 1024
+
+
+class Days:
+    """The machine's clock, which a test sets ahead."""
+
+    ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@pytest.fixture
+def days() -> Days:
+    return Days()
+
+
+@pytest.fixture
+def world(tmp_path: Path, days: Days) -> Iterator[World]:
+    """2.0.0 is current, differs little from the running 1.0.0, and has a delta from it."""
+    noise = random.Random(5).randbytes(4 * MIB)
+    with World(tmp_path, noise=lambda size: noise[:size], clock=days) as made:
+        made.release("2.0.0", rollback_index=2)
+        release_delta(made, "1.0.0", "2.0.0")
+        yield made
+
+
+@pytest.fixture
+def node(world: World) -> Node:
+    return fresh(world)
+
+
+def fresh(world: World, **settings: str) -> Node:
+    """Boot with these lines in `[download]` of the settings and return the node."""
+    write_settings(world, settings)
+    return world.boot()
+
+
+def settings_of(world: World, **settings: str) -> Node:
+    """Change the settings and return the node as a new process of this boot."""
+    write_settings(world, settings)
+    return world.node()
+
+
+def write_settings(world: World, settings: Mapping[str, str]) -> None:
+    extra = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    world.write_settings(retries=f"2\n{extra}", poll_interval_secs="3600")
+
+
+def full_size(world: World) -> int:
+    """Return the bytes of the full payload of 2.0.0, as they were signed."""
+    targets = world.repository.roles["releases"].targets
+    return targets[tuf_payload_path(PRODUCT, BOARD, "2.0.0", "full")].length
+
+
+def delta_name(world: World) -> str:
+    return min(world.payloads.files, key=lambda name: len(world.payloads.files[name]))
+
+
+def delta_size(world: World) -> int:
+    return len(world.payloads.files[delta_name(world)])
+
+
+def spoil_booted(world: World, node: Node) -> None:
+    """Change one byte of the booted slot, as somebody who mounted it writable does."""
+    region = node.regions(Slot.A)["usr"]
+    with world.disk.open("r+b") as disk:
+        disk.seek(region.offset + world.image_size - 1)
+        disk.write(b"\x5a")
+
+
+def update(node: Node) -> object:
+    return perform(node, "update", {}, by="test")
+
+
+def history(node: Node, what: str) -> list[dict[str, str | int]]:
+    return [entry for entry in node.store.history() if entry["what"] == what]
+
+
+def require_installed(world: World, *, kind: str) -> None:
+    node = world.node()
+    assert is_armed(node)
+    assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+    assert [entry["kind"] for entry in history(node, "armed")] == [kind]
+
+
+def test_the_delta_costs_least_and_makes_the_image(world: World, node: Node) -> None:
+    before = world.slot_bytes(Slot.A)
+
+    update(node)
+
+    require_installed(world, kind="delta")
+    assert world.slot_bytes(Slot.A) == before
+    assert world.payloads.sent == delta_size(world)
+    assert delta_size(world) < MIB
+    facts = status(world.node())["update"]
+    assert (facts["kind"], facts["cost"], facts["left_out"]) == ("delta", delta_size(world), [])
+    assert history(node, "update began")[0]["cost"] == delta_size(world)
+
+
+def test_it_boots_what_the_delta_made(world: World, node: Node) -> None:
+    update(node)
+    node = world.boot()
+    run_until(Engine(node=node), "idle")
+    assert node.running().version == "2.0.0"
+
+
+def test_a_changed_booted_slot_leads_to_the_full_payload_aloud(world: World, node: Node) -> None:
+    spoil_booted(world, node)
+
+    update(node)
+
+    require_installed(world, kind="full")
+    assert world.payloads.sent == full_size(world)
+    (why_not,) = status(world.node())["update"]["left_out"]
+    assert "part usr of the booted slot was changed" in why_not
+
+
+def test_a_booted_slot_that_changes_after_the_plan_is_found_before_the_first_write(
+    world: World, node: Node
+) -> None:
+    assert perform(node, "check", {}, by="test")["kind"] == "delta"
+    spoil_booted(world, node)
+
+    update(world.node())
+
+    require_installed(world, kind="full")
+    assert world.payloads.sent == full_size(world)
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == "source-mismatch"
+
+
+@pytest.mark.usefixtures("node")
+def test_the_booted_slot_is_read_once_in_a_boot_to_plan(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    original = booted_parts._hashed
+
+    def hashed(node: Node, region: Region, size: int) -> Held:
+        reads.append(region.label)
+        return original(node, region, size)
+
+    monkeypatch.setattr(booted_parts, "_hashed", hashed)
+    for _ in range(3):
+        perform(world.node(), "check", {}, by="test")
+    assert reads == ["USR-A"]
+
+    perform(world.boot(), "check", {}, by="test")
+    assert reads == ["USR-A", "USR-A"]
+
+
+def test_a_booted_slot_that_cannot_be_read_leads_to_the_full_payload_aloud(
+    world: World, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_image: object, _offset: int, _size: int) -> bytes:
+        raise DeviceReadError("reading sector 7 failed")
+
+    monkeypatch.setattr(booted_parts, "read_exactly", fails)
+    facts = perform(node, "check", {}, by="test")
+    assert facts["kind"] == "full"
+    assert "cannot be read: reading sector 7 failed" in facts["left_out"][0]
+    monkeypatch.undo()
+    assert perform(world.node(), "check", {}, by="test")["kind"] == "delta"
+
+
+def test_without_deltas_by_the_settings_the_full_payload_is_fetched(world: World) -> None:
+    update(fresh(world, deltas="false"))
+    require_installed(world, kind="full")
+    (why_not,) = status(world.node())["update"]["left_out"]
+    assert "download.deltas is false" in why_not
+
+
+def test_a_delta_that_no_mirror_has_is_followed_by_the_full_payload(
+    world: World, node: Node
+) -> None:
+    del world.payloads.files[delta_name(world)]
+
+    update(node)
+
+    require_installed(world, kind="full")
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == "download-failed"
+    assert node.store.read_denied() == {}
+    assert memory_of(world.node()).spoiled == ()
+
+
+def test_a_delta_with_wrong_bytes_is_followed_by_the_full_payload(world: World, node: Node) -> None:
+    name = delta_name(world)
+    data = bytearray(world.payloads.files[name])
+    data[len(data) * 2 // 3] ^= 1
+    world.payloads.files[name] = bytes(data)
+
+    update(node)
+
+    require_installed(world, kind="full")
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == "blob-mismatch"
+
+
+def test_a_delta_whose_manifest_starts_from_another_image_than_was_signed_is_left_out(
+    world: World, node: Node
+) -> None:
+    """The facts name what is booted, the manifest something else: nothing of it is written."""
+    old, new = world.image_bytes("1.0.0"), world.image_bytes("2.0.0")
+    path = tuf_payload_path(PRODUCT, BOARD, "2.0.0", "delta-from-1.0.0")
+    true = world.repository.roles["releases"].targets[path].custom
+    assert true is not None
+    release_delta(world, "1.0.0", "2.0.0", data=apart(old[:-1] + b"\x5a", new))
+    custom = world.repository.roles["releases"].targets[path].custom
+    assert custom is not None
+    custom["source"] = true["source"]
+    world.repository.publish("releases")
+
+    update(node)
+
+    require_installed(world, kind="full")
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == "facts-mismatch"
+
+
+def test_a_delta_that_makes_another_image_than_was_signed_is_followed_by_the_full_payload(
+    world: World, node: Node
+) -> None:
+    old, new = world.image_bytes("1.0.0"), world.image_bytes("2.0.0")
+    wrong = bytearray(new)
+    wrong[5 * MIB] ^= 1
+    lying = apart(old, bytes(wrong))
+    size, signature_size = int.from_bytes(lying[12:20]), int.from_bytes(lying[20:24])
+    manifest = pb.DeltaArchiveManifest.FromString(lying[24 : 24 + size])
+    start = 24 + size + signature_size
+    blobs = lying[start : start + manifest.signatures_offset]
+    manifest.ClearField("signatures_offset")
+    manifest.ClearField("signatures_size")
+    manifest.partitions[0].new_partition_info.hash = hashlib.sha256(new).digest()
+    release_delta(
+        world, "1.0.0", "2.0.0", data=Forge(manifest, blobs, keys=[payload_key()]).bytes()
+    )
+
+    update(node)
+
+    require_installed(world, kind="full")
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == "readback-mismatch"
+
+
+@pytest.mark.parametrize("operations", [1, 3, 6])
+def test_a_delta_that_was_interrupted_goes_on_where_it_was(
+    world: World, node: Node, operations: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(node, operations, monkeypatch)
+    with pytest.raises(DownloadStoppedError):
+        update(node)
+    monkeypatch.undo()
+    assert not is_armed(node)
+    assert memory_of(node).state is State.INSTALLING
+
+    run_until(Engine(node=world.node()), "rebooting")
+
+    assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+    assert [entry["kind"] for entry in history(node, "armed")] == ["delta"]
+
+
+class TestBudget:
+    def test_an_update_beyond_it_is_refused_before_a_byte_is_fetched(self, world: World) -> None:
+        node = fresh(world, deltas="false", max_mib_per_update="1")
+        with pytest.raises(UpdateBudgetError, match=r"allows 1\.0 MB, 1\.0 MB are left"):
+            update(node)
+        assert world.payloads.requests == []
+        assert memory_of(node).state is State.IDLE
+        rows = {row["code"]: row for row in why.explain(world.node())["conditions"]}
+        assert not rows["budget-update"]["open"]
+
+        update(settings_of(world, max_mib_per_update="1"))
+        require_installed(world, kind="delta")
+
+    def test_falling_back_never_spends_more_than_is_allowed(self, world: World) -> None:
+        name = delta_name(world)
+        data = bytearray(world.payloads.files[name])
+        data[len(data) * 2 // 3] ^= 1
+        world.payloads.files[name] = bytes(data)
+        node = fresh(world, max_mib_per_update="1")
+
+        with pytest.raises(UpdateBudgetError, match="failed here"):
+            update(node)
+
+        assert world.payloads.sent < MIB
+        assert memory_of(node).state is State.INSTALLING
+        run_until(Engine(node=world.node()), "budget-update")
+        assert why.explain(world.node())["next"]["code"] == "budget-update"
+
+        update(settings_of(world, max_mib_per_update="9"))
+        require_installed(world, kind="full")
+
+    def test_bytes_that_come_again_count(self, world: World) -> None:
+        """A mirror without ranges that breaks off costs the same bytes again and again."""
+        world.payloads.manners.ranges = False
+        world.payloads.manners.cut_after = 3 * MIB
+        node = fresh(world, deltas="false", max_mib_per_update="5")
+
+        with pytest.raises(UpdateBudgetError):
+            update(node)
+
+        traffic = node.store.read_traffic()
+        assert traffic.version_bytes == 5 * MIB
+        assert not is_armed(node)
+
+    def test_a_day_s_bytes_come_back_on_another_day(self, world: World, days: Days) -> None:
+        node = fresh(world, deltas="false", max_mib_per_day="5")
+        world.payloads.manners.ranges = False
+        world.payloads.manners.cut_after = 3 * MIB
+        with pytest.raises(DayBudgetError):
+            update(node)
+        assert node.store.read_traffic().day_bytes == 5 * MIB
+        world.payloads.manners.ranges = True
+        world.payloads.manners.cut_after = None
+        with pytest.raises(DayBudgetError):
+            update(world.node())
+
+        days.ahead = timedelta(days=1)
+        update(world.node())
+        require_installed(world, kind="full")
+
+    def test_what_was_armed_does_not_count_for_the_next_time(
+        self, world: World, node: Node
+    ) -> None:
+        update(node)
+        assert node.store.read_traffic().version_bytes == 0
+        assert node.store.read_traffic().day_bytes == delta_size(world)
+
+
+class TestMeteredLink:
+    def test_an_update_waits_and_goes_on_when_the_link_is_not_metered(self, world: World) -> None:
+        mark = world.folder / "metered"
+        mark.touch()
+        node = fresh(world, metered_file=f'"{mark}"')
+        with pytest.raises(MeteredLinkError):
+            update(node)
+        assert world.payloads.requests == []
+        rows = {row["code"]: row for row in why.explain(world.node())["conditions"]}
+        assert not rows["link-metered"]["open"]
+
+        mark.unlink()
+        update(world.node())
+        require_installed(world, kind="delta")
+
+    def test_what_is_allowed_over_a_metered_link_is_fetched(self, world: World) -> None:
+        update(fresh(world, metered="true", metered_max_mib="1"))
+        require_installed(world, kind="delta")
+        assert world.payloads.sent == delta_size(world)
+
+
+class TestWithARealDesk:
+    """The release desk's own server: signed metadata, Omaha, payloads by their hash."""
+
+    @pytest.fixture
+    def desk(self, world: World) -> Iterator[tuple[Desk, str]]:
+        founded = found(
+            world.folder / "desk",
+            DeskSettings(product=PRODUCT, board=BOARD),
+            channels=("stable",),
+            passphrase=None,
+            clock=lambda: datetime.now(UTC),
+        )
+        delta = world.folder / "1.0.0-2.0.0.crau"
+        for version, index, deltas in (("1.0.0", 1, ()), ("2.0.0", 2, (delta,))):
+            order = ReleaseOrder(
+                product=PRODUCT, board=BOARD, version=version, rollback_index=index
+            )
+            file = world.folder / f"{version}.crau"
+            trusted = TrustedKeys((payload_key().public_key(),))
+            keys = founded.desk.offline()
+            add_release(founded.desk, file, order, trusted=trusted, keys=keys, deltas=deltas)
+        promotion = Promotion(channel="stable", product=PRODUCT, board=BOARD, version="2.0.0")
+        promote_channel(founded.desk, promotion, keys=founded.desk.offline())
+        with serving(founded.desk) as url:
+            world.write_settings(
+                mirrors="[]",
+                metadata_url=f'"{url}/repository/metadata/"\nroot_file = "{founded.root}"',
+                poll_interval_secs=f'3600\nomaha_url = "{url}/v1/update/"',
+            )
+            yield founded.desk, url
+        founded.desk.store.close()
+
+    def test_the_delta_that_it_names_is_installed(
+        self, world: World, desk: tuple[Desk, str]
+    ) -> None:
+        assert len(list(desk[0].payloads.glob("*.crau"))) == 3
+        update(world.boot())
+        require_installed(world, kind="delta")
+        assert world.payloads.requests == []  # all of it came from the desk
+
+    def test_a_delta_whose_file_it_lost_is_followed_by_the_full_payload(
+        self, world: World, desk: tuple[Desk, str]
+    ) -> None:
+        delta = (world.folder / "1.0.0-2.0.0.crau").read_bytes()
+        desk[0].payload_file(hashlib.sha256(delta).hexdigest()).unlink()
+        node = world.boot()
+        update(node)
+        require_installed(world, kind="full")
+        assert [entry["code"] for entry in history(node, "delta left out")] == ["download-failed"]

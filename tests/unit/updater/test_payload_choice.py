@@ -1,0 +1,224 @@
+"""Which payload is fetched: the cheapest that is usable and allowed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from images.release import parse_payload_facts, tuf_payload_path
+from tests.sim.repository import BOARD, PRODUCT, make_facts
+from updater.budget import (
+    Allowance,
+    BudgetError,
+    DayBudgetError,
+    MeteredLinkError,
+    UpdateBudgetError,
+)
+from updater.payload_choice import Choice, Held, Policy, Priced, choose, sources_wanted
+from updater.state import Spoiled
+from updater.trust.errors import NoUsablePayloadError
+from updater.trust.view import PayloadTarget
+
+OLD = hashlib.sha256(b"old").hexdigest()
+OTHER = hashlib.sha256(b"other").hexdigest()
+HELD = {"usr": Held(sha256=OLD, size=4096)}
+
+
+def payload(name: str, size: int, **facts: object) -> PayloadTarget:
+    path = tuf_payload_path(PRODUCT, BOARD, "2.0.0", name)
+    return PayloadTarget(
+        path=path,
+        sha256=hashlib.sha256(path.encode()).hexdigest(),
+        size=size,
+        facts=parse_payload_facts(make_facts(**facts)),
+    )
+
+
+def full(cost: int) -> Priced:
+    return Priced(payload=payload("full", cost), cost=cost)
+
+
+def delta(cost: int, *, sha256: str = OLD, source: str = "1.0.0", part: str = "usr") -> Priced:
+    start = {"version": source, "partitions": [{"name": part, "size": 4096, "sha256": sha256}]}
+    made = [{"name": part, "size": 4096, "sha256": OTHER}]
+    target = payload(f"delta-from-{source}", cost, kind="delta", source=start, partitions=made)
+    return Priced(payload=target, cost=cost)
+
+
+def left(size: int, error: type[BudgetError] = UpdateBudgetError) -> Allowance:
+    return Allowance(error=error, limit=size + 5, spent=5, words="what is allowed")
+
+
+def policy(*limits: Allowance, deltas: bool = True) -> Policy:
+    return Policy(deltas=deltas, limits=limits)
+
+
+def pick(*payloads: Priced, policy: Policy = Policy(), **more: object) -> Choice:  # noqa: B008  # frozen
+    return choose(payloads, held=HELD, policy=policy, **more)  # type: ignore[arg-type]  # by name
+
+
+def spoiled(priced: Priced) -> Spoiled:
+    return Spoiled(sha256=priced.payload.sha256, code="blob-mismatch", sentence="a byte is wrong")
+
+
+def test_the_cheaper_one_is_taken_and_the_other_may_follow() -> None:
+    choice = pick(full(100), delta(10))
+    assert (choice.best, choice.others, choice.left_out) == (delta(10), (full(100),), ())
+
+
+def test_a_delta_that_costs_more_than_the_full_payload_is_not_taken() -> None:
+    assert pick(full(100), delta(101)).best == full(100)
+
+
+def test_of_two_at_one_price_it_is_the_full_payload() -> None:
+    assert pick(delta(100), full(100)).best == full(100)
+
+
+def test_what_the_node_has_of_a_full_payload_makes_it_the_cheaper_one() -> None:
+    cheap = Priced(payload=payload("full", 100), cost=9)
+    assert pick(cheap, delta(10)).best == cheap
+
+
+@pytest.mark.parametrize(
+    ("held", "words"),
+    [
+        ({}, "has no part usr"),
+        ({"usr": Held(sha256=OTHER, size=4096)}, f"was changed: it has sha256 {OTHER[:16]}…"),
+        ({"usr": Held(sha256=OLD, size=8192)}, "was changed"),
+        ({"usr": Held(sha256="", size=4096, why="sector 7")}, "cannot be read: sector 7"),
+    ],
+)
+def test_a_delta_counts_only_where_the_booted_slot_is_what_it_starts_from(
+    held: dict[str, Held], words: str
+) -> None:
+    choice = choose([full(100), delta(10)], held=held, policy=Policy())
+    assert choice.best == full(100)
+    assert choice.others == ()
+    (why,) = choice.left_out
+    assert why.startswith("the delta from 1.0.0 (0.0 MB): ")
+    assert words in why
+
+
+def test_deltas_may_be_forbidden() -> None:
+    choice = pick(full(100), delta(10), policy=policy(deltas=False))
+    assert choice.best == full(100)
+    assert choice.left_out == ("the delta from 1.0.0 (0.0 MB): download.deltas is false",)
+
+
+def test_deltas_alone_that_do_not_count_are_refused_with_the_reasons() -> None:
+    with pytest.raises(NoUsablePayloadError, match=r"no full payload; .*was changed"):
+        pick(delta(10, sha256=OTHER))
+
+
+def test_one_that_failed_here_is_left_out_with_the_reason() -> None:
+    choice = pick(full(100), delta(10), spoiled=[spoiled(delta(10))])
+    assert choice.best == full(100)
+    assert choice.left_out == ("the delta from 1.0.0 (0.0 MB) failed here: a byte is wrong",)
+
+
+def test_when_all_failed_here_they_are_tried_again() -> None:
+    assert pick(delta(10), spoiled=[spoiled(delta(10))]).best == delta(10)
+
+
+class TestLimits:
+    @pytest.mark.parametrize("error", [UpdateBudgetError, DayBudgetError, MeteredLinkError])
+    def test_the_cheapest_must_be_within_them(self, error: type[BudgetError]) -> None:
+        assert pick(full(100), policy=policy(left(100, error))).best == full(100)
+        with pytest.raises(error, match=r"the full payload \(0\.0 MB\) costs"):
+            pick(full(101), policy=policy(left(100, error)))
+
+    def test_the_tightest_counts(self) -> None:
+        with pytest.raises(DayBudgetError):
+            pick(full(100), policy=policy(left(100), left(99, DayBudgetError), left(100)))
+
+    def test_what_is_beyond_may_not_follow_either(self) -> None:
+        choice = pick(full(100), delta(10), policy=policy(left(50)))
+        assert (choice.best, choice.others) == (delta(10), ())
+
+    def test_a_refusal_says_why_nothing_cheaper_is_taken(self) -> None:
+        with pytest.raises(UpdateBudgetError, match="was changed"):
+            pick(full(100), delta(10, sha256=OTHER), policy=policy(left(50)))
+
+
+class TestWhatIsRead:
+    def test_only_parts_that_deltas_start_from(self) -> None:
+        assert sources_wanted([full(1).payload]) == {}
+        assert sources_wanted([full(1).payload, delta(1).payload]) == {"usr": 4096}
+
+
+COSTS = st.integers(0, 10**12)
+DELTAS = st.lists(
+    st.tuples(COSTS, st.sampled_from([OLD, OTHER]), st.booleans()), min_size=0, max_size=6
+)
+
+
+def made(rows: Sequence[tuple[int, str, bool]]) -> tuple[list[Priced], list[Spoiled]]:
+    deltas = [
+        delta(cost, sha256=sha256, source=f"1.0.{number}")
+        for number, (cost, sha256, _) in enumerate(rows)
+    ]
+    bad = [spoiled(one) for one, row in zip(deltas, rows, strict=True) if row[2]]
+    return deltas, bad
+
+
+def usable(payloads: Sequence[Priced], bad: Sequence[Spoiled], *, deltas: bool) -> list[Priced]:
+    """Say anew, from the words of the specification, what counts."""
+    failed = {item.sha256 for item in bad}
+    return [
+        one
+        for one in payloads
+        if one.payload.sha256 not in failed
+        and (
+            one.payload.facts.source is None
+            or (deltas and one.payload.facts.source.partitions[0].sha256 == OLD)
+        )
+    ]
+
+
+@settings(deadline=None)
+@given(COSTS, DELTAS, st.booleans(), st.lists(COSTS, max_size=3))
+def test_it_is_the_cheapest_of_all_that_count_and_never_beyond_a_limit(
+    whole: int, rows: list[tuple[int, str, bool]], deltas: bool, limits: list[int]
+) -> None:
+    several, bad = made(rows)
+    payloads = [full(whole), *several]
+    rule = Policy(deltas=deltas, limits=tuple(left(size) for size in limits))
+    counting = usable(payloads, bad, deltas=deltas)
+    cheapest = min(one.cost for one in counting)
+    try:
+        choice = choose(payloads, held=HELD, policy=rule, spoiled=bad)
+    except BudgetError:
+        assert cheapest > min(limits)
+        return
+    assert choice.best in counting
+    assert choice.best.cost == cheapest
+    assert choice.best.cost <= whole
+    assert all(choice.best.cost <= other.cost for other in choice.others)
+    assert all(one.cost <= min(limits, default=one.cost) for one in (choice.best, *choice.others))
+    assert [one.cost for one in choice.others] == sorted(one.cost for one in choice.others)
+    assert all(one in counting for one in choice.others)
+
+
+@settings(deadline=None)
+@given(COSTS, DELTAS, COSTS, COSTS)
+def test_more_leave_never_costs_more_and_refuses_no_more(
+    whole: int, rows: list[tuple[int, str, bool]], limit: int, more: int
+) -> None:
+    several, bad = made(rows)
+    payloads = [full(whole), *several]
+
+    def cost(size: int, candidates: Sequence[Priced]) -> int | None:
+        try:
+            rule = policy(left(size))
+            return choose(candidates, held=HELD, policy=rule, spoiled=bad).best.cost
+        except BudgetError:
+            return None
+
+    narrow, wide = cost(limit, payloads), cost(limit + more, payloads)
+    assert narrow is None or wide == narrow  # the cheapest is the cheapest, with any leave
+    alone = cost(limit, payloads[:1])
+    assert alone is None or (narrow is not None and narrow <= alone)  # one more to choose from
