@@ -28,6 +28,7 @@ from images.errors import (
 )
 
 if TYPE_CHECKING:
+    from images.assemble import Built
     from images.payload import Manifest
     from images.reader import Progress
     from images.signing import TrustedKeys
@@ -108,12 +109,17 @@ def keygen(name: Path, kind: str, bits: str) -> None:
 
 @cli.command(
     epilog="Example: bascule-image build --partition usr=v2.ext4 --output v2.crau"
-    " --key release.key.pem  |  bascule-image build --format 1 --partition usr=v2.btrfs"
+    " --key release.key.pem  |  bascule-image build --partition usr=v2.ext4 --source usr=v1.ext4"
+    " --output v1-v2.crau  |  bascule-image build --format 1 --partition usr=v2.btrfs"
     " --partition kernel=vmlinuz --output update.crau --key release.key.pem"
 )
 @click.option(
     "--partition", "partitions", metavar="NAME=FILE", callback=_named_files, multiple=True,
     required=True, help="A part and its image; may repeat.",
+)  # fmt: skip
+@click.option(
+    "--source", "sources", metavar="NAME=FILE", callback=_named_files, multiple=True,
+    help="A part and its old image: the payload is a delta, of each part; may repeat.",
 )  # fmt: skip
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The payload.")
 @click.option(
@@ -122,11 +128,11 @@ def keygen(name: Path, kind: str, bits: str) -> None:
 )  # fmt: skip
 @click.option(
     "--compression", type=click.Choice(["zstd", "xz", "bz2", "none"]),
-    help="Default: zstd; with --compat the smaller of xz and bz2; in format 1 bz2.",
+    help="Default: zstd; with --compat the smaller of xz and bz2; in format 1 bz2. Not for deltas.",
 )  # fmt: skip
 @click.option(
     "--compat", is_flag=True,
-    help="Only what stock readers of full payloads take; in format 1 nothing changes.",
+    help="Only what stock readers take; in format 1 nothing changes.",
 )  # fmt: skip
 @click.option(
     "--key", "keys", type=click.Path(path_type=Path), multiple=True,
@@ -135,6 +141,7 @@ def keygen(name: Path, kind: str, bits: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
 def build(
     partitions: Sequence[tuple[str, Path]],
+    sources: Sequence[tuple[str, Path]],
     output: Path,
     major: str,
     compression: str | None,
@@ -142,16 +149,27 @@ def build(
     keys: Sequence[Path],
     as_json: bool,  # noqa: FBT001
 ) -> None:
-    """Build a payload out of images, one for each part."""
+    """Build a payload out of images, one for each part: full, or with --source a delta.
+
+    A delta needs numpy here, and on the node the very image that it starts from.
+    """
     from images.build import build as build_format_2
+    from images.delta import build_delta
     from images.format_1 import build_format_1
     from images.signing import load_private_key
 
     if compat and compression == "zstd":
         raise click.UsageError("stock readers of full payloads refuse zstd: not with --compat")
+    if sources and (major == "1" or compression):
+        raise click.UsageError("a delta is of format 2 and packs each piece as is smallest")
+    old = _by_name(sources)
     private = [load_private_key(path) for path in keys]
     with _progress("build") as progress:
-        if major == "1":
+        if old:
+            built = build_delta(
+                partitions, old, output, compat=compat, keys=private, progress=progress
+            )
+        elif major == "1":
             built = build_format_1(
                 partitions, output, compression=compression, keys=private, progress=progress
             )
@@ -167,6 +185,8 @@ def build(
         "signatures": len(private),
         **_manifest_facts(built.manifest),
     }
+    if old:
+        facts["costs"] = _costs(built)
     _print(facts, as_json=as_json)
 
 
@@ -337,6 +357,16 @@ def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
     }
 
 
+def _costs(built: Built) -> dict[str, int]:
+    """Return the bytes of blobs by the kind of their operation, and all other bytes."""
+    costs: Counter[str] = Counter()
+    for part in built.manifest.parts:
+        for operation in part.operations:
+            costs[operation.kind.name] += operation.data_length
+    costs["manifest and signatures"] = built.size_bytes - costs.total()
+    return dict(costs.most_common())
+
+
 def _print(facts: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -345,6 +375,8 @@ def _print(facts: dict[str, Any], *, as_json: bool) -> None:
         if key == "parts":
             for part in value:
                 click.echo(_part_line(part))
+        elif key == "costs":
+            click.echo("costs: " + ", ".join(f"{name} {count}" for name, count in value.items()))
         elif isinstance(value, dict):
             for name, text in value.items():
                 click.echo(f"{key}: {name} = {_printable(str(text))}")

@@ -17,6 +17,7 @@ Each leaf owns a stable code, a hint for a person and an exit status. Nothing is
     ├── KeyUnreadableError, KeyUnsuitableError, KeyExistsError
     ├── DocumentInvalidError, VersionInvalidError
     ├── FileUnreadableError, FileWriteError, ImageSizeError, PartUnknownError
+    ├── LibraryMissingError                                         building a delta
     └── ToolMissingError, ToolFailedError, KernelModuleError        building the reference OS
         PackagesDifferError, PythonDiffersError, SourceFolderError
 """
@@ -238,6 +239,13 @@ class PartUnknownError(ImagesError):
 
     code = "part-unknown"
     hint = "See the parts of a payload with `bascule-image inspect`; write them as NAME=FILE."
+
+
+class LibraryMissingError(ImagesError):
+    """A library that only builders need is not installed."""
+
+    code = "library-missing"
+    hint = "Install bascule with its extra `server`, or numpy alone."
 
 
 class ToolMissingError(ImagesError):

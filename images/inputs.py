@@ -45,6 +45,20 @@ class Image:
             left -= len(chunk)
             yield chunk
 
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Return the `size` bytes at byte `offset`; safe in threads.
+
+        Raises:
+            FileUnreadableError: it cannot be read, or ends before them.
+        """
+        try:
+            data = os.pread(self.file.fileno(), size, offset)
+        except OSError as error:
+            raise FileUnreadableError(f"{self.path} cannot be read: {error.strerror}") from error
+        if len(data) != size:
+            raise FileUnreadableError(f"{self.path} shrank while it was read")
+        return data
+
 
 class Meter:
     """Adds up the image bytes of all parts for whoever watches."""

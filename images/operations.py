@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from images.bsdiff import WORK_BYTES, apply_patch
+from images.dictionary import DICTIONARY_MAX, WINDOW_LOG_MAX, unpack_with_dictionary
 from images.errors import (
     BlobMismatchError,
     OperationOutputError,
@@ -35,6 +36,7 @@ from images.payload import (
     COPIES,
     PATCHES,
     READS_SOURCE,
+    SOURCE_DICTIONARIES,
     SPARSE_HOLE,
     Operation,
     OperationKind,
@@ -46,7 +48,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-WINDOW_LOG_MAX: Final = 24  # zstd window of at most 16 MiB: design.md 8.9
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output
 XZ_MEMORY_MAX: Final = WINDOW_MAX + 1024 * 1024  # bytes; a dictionary of 16 MiB and its tables
 
@@ -201,7 +202,7 @@ def memory_bytes(operation: Operation) -> int:
     """Return an upper bound of what `decode` holds at once, blob, source and output included.
 
     An unpacker's window is claimed by the blob, but never touched beyond the output. The source is
-    never held: what is read of it for a patch is part of what a patch needs.
+    never held, but for a dictionary: what is read of it for a patch is part of what a patch needs.
     """
     if operation.kind in CLEARS:
         return 0
@@ -212,6 +213,8 @@ def memory_bytes(operation: Operation) -> int:
     if operation.kind in PATCHES:
         return operation.data_length + operation.output_limit + WORK_BYTES
     window = min(operation.output_limit, WINDOW_MAX)
+    if operation.kind in SOURCE_DICTIONARIES:  # zstd takes a copy of it
+        window += 2 * operation.src_length
     return operation.data_length + 2 * operation.output_limit + window
 
 
@@ -225,13 +228,15 @@ def _derive(
     name = operation.kind.name
     if source is None:
         raise SourceMissingError(f"an operation {name} reads the old image, and there is none")
-    gathered = Gathered(operation, source, block_size=block_size)
-    gathered.check()
     size = operation.dst_length
     if size is None or size > operation.output_limit:
         raise OperationOutputError(
             f"an operation {name} makes {size} bytes where {operation.output_limit} fit"
         )
+    gathered = Gathered(operation, source, block_size=block_size)
+    if operation.kind in SOURCE_DICTIONARIES:
+        return memoryview(_unpack_with_source(operation, blob, gathered, size))
+    gathered.check()
     output = memoryview(bytearray(-(-size // block_size) * block_size))
     if operation.kind in PATCHES:
         apply_patch(blob, gathered, output[:size])
@@ -240,6 +245,20 @@ def _derive(
         raise OperationOutputError(f"an operation {name} copies {gathered.size} bytes to {size}")
     for offset, length in gathered.pieces():
         output[offset : offset + length] = gathered.read(offset, length)
+    return output
+
+
+def _unpack_with_source(operation: Operation, blob: Bytes, gathered: Gathered, size: int) -> bytes:
+    """Return what the blob makes with the source as its dictionary."""
+    if gathered.size > DICTIONARY_MAX:
+        raise OperationOutputError(
+            f"an operation {operation.kind.name} has a dictionary of {gathered.size} bytes"
+        )
+    output = unpack_with_dictionary(blob, gathered.read_checked(), size)
+    if len(output) != size:
+        raise OperationOutputError(
+            f"an operation {operation.kind.name} makes {len(output)} bytes, not {size}"
+        )
     return output
 
 

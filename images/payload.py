@@ -31,6 +31,7 @@ class OperationKind(enum.IntEnum):
     LZ4DIFF_BSDIFF = 12
     LZ4DIFF_PUFFDIFF = 13
     REPLACE_ZSTD = 14
+    SOURCE_ZSTD = 1000  # ours: docs/payload.md
 
 
 CLEARS: Final = frozenset({OperationKind.ZERO, OperationKind.DISCARD})
@@ -44,7 +45,10 @@ UNPACKS: Final = frozenset(
         OperationKind.REPLACE_ZSTD,
     }
 )
-CARRIED_OUT: Final = CLEARS | COPIES | PATCHES | UNPACKS  # the others are refused by name
+SOURCE_DICTIONARIES: Final = frozenset({OperationKind.SOURCE_ZSTD})
+CARRIED_OUT: Final = (  # the others are refused by name
+    CLEARS | COPIES | PATCHES | UNPACKS | SOURCE_DICTIONARIES
+)
 READS_SOURCE: Final = frozenset(OperationKind) - CLEARS - UNPACKS
 
 

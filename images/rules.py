@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from images.dictionary import DICTIONARY_MAX
 from images.errors import (
     DeltaUnsupportedError,
     ManifestInvalidError,
@@ -23,6 +24,7 @@ from images.payload import (
     COPIES,
     PATCHES,
     READS_SOURCE,
+    SOURCE_DICTIONARIES,
     SPARSE_HOLE,
     UNPACKS,
     Extent,
@@ -35,6 +37,7 @@ from images.payload import (
 BLOB_MAX: Final = 16 * 1024 * 1024 + 128 * 1024  # bytes; an output that bzip2 made larger
 OUTPUT_MAX: Final = 16 * 1024 * 1024  # bytes an operation unpacks to, held in memory at once
 SOURCE_OUTPUT_MAX: Final = 32 * 1024 * 1024  # bytes a copy or patch makes: held once, no window
+DICTIONARY_OUTPUT_MAX: Final = 8 * 1024 * 1024  # bytes made with a dictionary, which is held too
 SHA256_SIZE: Final = 32  # bytes
 FULL_MINOR: Final = 0  # the minor version of every full payload: payload.md 8
 
@@ -59,7 +62,7 @@ DELTA_KINDS: Final = {  # what a minor version adds to the ones before it: paylo
     7: frozenset[OperationKind](),
     8: frozenset({OperationKind.ZUCCHINI}),
     9: frozenset({OperationKind.LZ4DIFF_BSDIFF, OperationKind.LZ4DIFF_PUFFDIFF}),
-    10: frozenset({OperationKind.REPLACE_ZSTD}),
+    10: frozenset({OperationKind.REPLACE_ZSTD, OperationKind.SOURCE_ZSTD}),
 }
 _WITHOUT_BLOB: Final = CLEARS | COPIES
 
@@ -222,12 +225,23 @@ def _check_sizes(part: Part, operation: Operation) -> None:
     """Refuse what `decode` could not hold in memory."""
     if operation.kind in CLEARS:
         return
-    most = SOURCE_OUTPUT_MAX if operation.kind in READS_SOURCE else OUTPUT_MAX
+    most = _output_max(operation.kind)
     if operation.data_length > BLOB_MAX or operation.output_limit > most:
         raise PayloadLimitsError(
             f"an operation of part {part.name} makes {operation.output_limit} bytes of"
             f" {operation.data_length}, at most {most} of {BLOB_MAX} are allowed"
         )
+    if operation.kind in SOURCE_DICTIONARIES and operation.src_length > DICTIONARY_MAX:
+        raise PayloadLimitsError(
+            f"an operation of part {part.name} has a dictionary of {operation.src_length} bytes,"
+            f" at most {DICTIONARY_MAX} are allowed"
+        )
+
+
+def _output_max(kind: OperationKind) -> int:
+    if kind in SOURCE_DICTIONARIES:
+        return DICTIONARY_OUTPUT_MAX
+    return SOURCE_OUTPUT_MAX if kind in READS_SOURCE else OUTPUT_MAX
 
 
 def _check_reading(manifest: Manifest, part: Part, operation: Operation) -> None:
@@ -275,6 +289,10 @@ def _check_src_length(manifest: Manifest, part: Part, operation: Operation) -> N
     digest = operation.src_sha256
     if digest is not None and len(digest) != SHA256_SIZE:
         raise ManifestInvalidError(f"an operation {name} has a hash of {len(digest)} bytes")
+    if operation.kind in SOURCE_DICTIONARIES and (digest is None or operation.dst_sha256 is None):
+        raise ManifestInvalidError(
+            f"an operation {name} of part {part.name} lacks the hash of what it reads or makes"
+        )
 
 
 def _check_operation_1(part: Part, operation: Operation) -> None:

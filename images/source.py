@@ -113,10 +113,26 @@ class Gathered:
         digest = hashlib.sha256()
         for offset, size in self.pieces():
             digest.update(self.read(offset, size))
-        if digest.digest() != self._operation.src_sha256:
+        self._compare(digest.digest(), self._operation.src_sha256)
+
+    def read_checked(self) -> bytearray:
+        """Return all the bytes, read once; for a source that is small enough to be held.
+
+        Raises:
+            SourceMismatchError: they are not those of `src_sha256`, or the image ends too early.
+        """
+        data = bytearray(self.size)  # filled in place: no second copy in pieces
+        for offset, size in self.pieces():
+            data[offset : offset + size] = self.read(offset, size)
+        if self._operation.src_sha256 is not None:
+            self._compare(hashlib.sha256(data).digest(), self._operation.src_sha256)
+        return data
+
+    def _compare(self, actual: bytes, expected: bytes) -> None:
+        if actual != expected:
             raise SourceMismatchError(
                 f"an operation {self._operation.kind.name} reads bytes of sha256"
-                f" {digest.hexdigest()}, the manifest says {self._operation.src_sha256.hex()}"
+                f" {actual.hex()}, the manifest says {expected.hex()}"
             )
 
     def pieces(self) -> Iterator[tuple[int, int]]:

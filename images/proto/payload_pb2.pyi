@@ -57,6 +57,7 @@ class InstallOperation(_message.Message):
         LZ4DIFF_BSDIFF: _ClassVar[InstallOperation.Type]
         LZ4DIFF_PUFFDIFF: _ClassVar[InstallOperation.Type]
         REPLACE_ZSTD: _ClassVar[InstallOperation.Type]
+        SOURCE_ZSTD: _ClassVar[InstallOperation.Type]
     REPLACE: InstallOperation.Type
     REPLACE_BZ: InstallOperation.Type
     MOVE: InstallOperation.Type
@@ -72,6 +73,7 @@ class InstallOperation(_message.Message):
     LZ4DIFF_BSDIFF: InstallOperation.Type
     LZ4DIFF_PUFFDIFF: InstallOperation.Type
     REPLACE_ZSTD: InstallOperation.Type
+    SOURCE_ZSTD: InstallOperation.Type
     TYPE_FIELD_NUMBER: _ClassVar[int]
     DATA_OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_LENGTH_FIELD_NUMBER: _ClassVar[int]

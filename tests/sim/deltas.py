@@ -21,6 +21,8 @@ Extents = Sequence[tuple[int, int]]
 REPLACE, REPLACE_BZ, SOURCE_COPY, SOURCE_BSDIFF = 0, 1, 4, 5
 ZERO, DISCARD, REPLACE_XZ, REPLACE_ZSTD = 6, 7, 8, 14
 PUFFDIFF, BROTLI_BSDIFF, ZUCCHINI, LZ4DIFF_BSDIFF, LZ4DIFF_PUFFDIFF = 9, 10, 11, 12, 13
+SOURCE_ZSTD = 1000
+SRC_SHA256, DST_SHA256 = 9, 1000  # fields
 
 
 def number(at: int, value: int) -> bytes:
@@ -73,6 +75,18 @@ class Delta:
     def patch(self, source: Extents, target: Extents) -> None:
         old, new = gather(self.old, source), gather(self.new, target)
         self.add(SOURCE_BSDIFF, target, source=source, blob=bsdiff4.diff(old, new))
+
+    def resemble(self, source: Extents, target: Extents, *, lacks: Sequence[int] = ()) -> None:
+        """Add a SOURCE_ZSTD; `lacks` are fields to leave out."""
+        new = gather(self.new, target)
+        dictionary = zstd.ZstdDict(gather(self.old, source), is_raw=True).as_prefix
+        self.add(SOURCE_ZSTD, target, source=source, blob=zstd.compress(new, zstd_dict=dictionary))
+        message = self.operations.pop()
+        if SRC_SHA256 in lacks:  # the last field so far: two bytes of head and the hash
+            message = message[:-34]
+        if DST_SHA256 not in lacks:
+            message += nested(DST_SHA256, hashlib.sha256(new).digest())
+        self.operations.append(message)
 
     def clear(self, kind: int, target: Extents) -> None:
         self.add(kind, target)

@@ -142,13 +142,16 @@ def test_a_delta_of_a_minor_version_that_we_do_not_know_is_refused(
         (deltas.LZ4DIFF_BSDIFF, 9),
         (deltas.LZ4DIFF_PUFFDIFF, 9),
         (deltas.REPLACE_ZSTD, 10),
+        (deltas.SOURCE_ZSTD, 10),
     ],
 )
 def test_an_operation_belongs_to_a_minor_version(kind: int, minor: int, tmp_path: Path) -> None:
     new = bytes(16 * BLOCK)
     reads = kind in range(9, 14)
     delta = Delta(OLD, new, minor - 1)
-    if kind in {deltas.ZERO, deltas.DISCARD} or reads:
+    if kind == deltas.SOURCE_ZSTD:
+        delta.resemble([(0, 16)], [(0, 16)])
+    elif kind in {deltas.ZERO, deltas.DISCARD} or reads:
         source = [(0, 16)] if reads else []
         delta.add(kind, [(0, 16)], source=source, blob=b"patch" if reads else b"")
     else:

@@ -312,3 +312,59 @@ def test_an_elliptic_key_is_refused_for_format_1(tmp_path: Path, capsys: Capture
     assert run(build) == 1
     assert error_of(capsys)[2] == "key-unsuitable"
     assert not (tmp_path / "v").exists()
+
+
+def test_with_a_source_a_delta_is_built_and_its_costs_are_told(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    old, new = image(8), image(8)[4096:] + image(1, seed=2)
+    (tmp_path / "v1").write_bytes(old)
+    (tmp_path / "v2").write_bytes(new)
+    payload, source = str(tmp_path / "d.crau"), f"usr={tmp_path / 'v1'}"
+    build = ["build", "--partition", f"usr={tmp_path / 'v2'}", "--source", source, "--output"]
+
+    assert run([*build, payload, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert run([*build, payload]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert run(["apply", payload, "--source", source, "--output", f"usr={tmp_path / 'o'}"]) == 0
+
+    assert (facts["kind"], facts["minor"]) == ("delta", 10)
+    assert facts["costs"]["REPLACE"] == 4096
+    assert facts["costs"]["SOURCE_COPY"] == 0
+    assert sum(facts["costs"].values()) == Path(payload).stat().st_size == facts["size"]
+    rest = facts["size"] - 4096
+    assert lines[-1] == f"costs: REPLACE 4096, manifest and signatures {rest}, SOURCE_COPY 0"
+    assert (tmp_path / "o").read_bytes() == new
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "words"),
+    [
+        (["--source", "boot=usr.img"], 1, "source-missing", "part usr has no old image"),
+        (["--source", "usr=odd"], 1, "image-size", "odd has 5 bytes"),
+        (["--source", "usr=usr.img", "--source", "usr=odd"], 1, "part-unknown", "named twice"),
+        (["--source", "usr=usr.img", "--source", "b=odd"], 1, "part-unknown", "source of part 'b'"),
+        (["--source", "usr=usr.img", "--format", "1"], 2, "usage", "a delta is of format 2"),
+        (["--source", "usr=usr.img", "--compression", "xz"], 2, "usage", "packs each piece"),
+        (["--source", "usr"], 2, "usage", "NAME=FILE"),
+    ],
+)
+def test_a_delta_that_cannot_be_built_says_why(
+    arguments: list[str],
+    status: int,
+    code: str,
+    words: str,
+    tmp_path: Path,
+    capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("usr.img").write_bytes(bytes(8192))
+    Path("odd").write_bytes(b"12345")
+
+    assert run([*BUILD, *arguments]) == status
+    found = error_of(capsys)
+    assert words in found[0]
+    assert found[2] == code
+    assert not Path("v.crau").exists()

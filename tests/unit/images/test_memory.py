@@ -140,3 +140,50 @@ def test_the_largest_patch_costs_what_is_budgeted_and_less_than_64_mib_with_its_
     assert blob > 15 * MIB
     assert grown <= budget
     assert grown + blob < 64 * MIB
+
+
+DICTIONARY = """
+import hashlib, sys
+from backports import zstd
+from images.operations import decode, memory_bytes
+from images.payload import Extent, Operation, OperationKind
+from images.rules import DICTIONARY_OUTPUT_MAX
+from images.dictionary import DICTIONARY_MAX
+from tests.unit.images.test_source_zstd import Held
+
+def peak_kib():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+
+old = hashlib.shake_256(b"old").digest(DICTIONARY_MAX)
+new = hashlib.shake_256(b"new").digest(DICTIONARY_OUTPUT_MAX // 2)
+new += old[-DICTIONARY_OUTPUT_MAX // 2:]
+prefix = zstd.ZstdDict(old, is_raw=True).as_prefix
+window = {zstd.CompressionParameter.window_log: 24, zstd.CompressionParameter.compression_level: 1}
+packer = zstd.ZstdCompressor(options=window, zstd_dict=prefix)
+blob = packer.compress(new) + packer.flush()  # no size is named: the window is 16 MiB
+extents = tuple(Extent(8 * n, 8) for n in range(len(old) // 32768))
+operation = Operation(
+    kind=OperationKind.SOURCE_ZSTD, data_offset=0, data_length=len(blob),
+    dst_extents=(Extent(0, len(new) // 4096),), dst_length=len(new), output_limit=len(new),
+    data_sha256=hashlib.sha256(blob).digest(), dst_sha256=hashlib.sha256(new).digest(),
+    src_extents=extents, src_length=len(old), src_sha256=hashlib.sha256(old).digest(),
+)
+source = Held(old)
+del new, packer, prefix
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")
+before = peak_kib()
+output = decode(operation, blob, block_size=4096, source=source, verify_output=True)
+grown = (peak_kib() - before) * 1024
+print(grown, memory_bytes(operation) - len(blob), len(blob), len(output))
+"""
+
+
+def test_the_largest_dictionary_costs_what_is_budgeted_and_less_than_64_mib() -> None:
+    result = subprocess.run([sys.executable, "-c", DICTIONARY], capture_output=True, check=True)
+    grown, budget, blob, made = map(int, result.stdout.split())
+
+    assert made == 8 * MIB
+    assert grown <= budget + MIB  # zstd's own tables
+    assert grown + blob < 64 * MIB
