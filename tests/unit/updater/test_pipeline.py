@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from typing_extensions import override
@@ -503,9 +503,9 @@ class TestAFailure:
 
         class Source(Download):
             @override
-            def _note_failure(self, why: str) -> None:
+            def _note_failure(self, *arguments: Any) -> None:
                 failing.set()
-                super()._note_failure(why)
+                super()._note_failure(*arguments)
 
         plan = bench.plan()
         patience = Patience(idle_timeout_secs=86_400, retries=9, retry_delay_secs=86_400)
