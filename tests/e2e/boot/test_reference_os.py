@@ -191,6 +191,7 @@ def test_a_version_that_fails_ends_on_the_old_one(
     version = update(kept, guest, variant)
     limit = GUARD_SECS if variant == "no-daemon" else 600.0
     guest.expect(f"slot=a version={OLD} root=verified", limit_secs=limit)
+    guest.forget_agent()  # that of the version that failed: it may have come up, too
     guest.expect_agent()
 
     facts = status(guest, "idle")
