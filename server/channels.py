@@ -197,6 +197,8 @@ def _releases(contents: Contents, order: Promotion) -> dict[str, Published]:
 def _require_files(desk: Desk, contents: Contents, document: ChannelDocument) -> None:
     """Refuse a document whose newest release this server could not serve, where nobody else does.
 
+    A delta may be away: nodes take the full payload then.
+
     Raises:
         PayloadAbsentError: a payload's file is away.
     """
@@ -205,6 +207,8 @@ def _require_files(desk: Desk, contents: Contents, document: ChannelDocument) ->
             return
     published = published_payloads(contents)
     for path in document.allowed[document.current]:
+        if not path.endswith("/full.crau"):
+            continue
         sha256 = published[path][0].hashes["sha256"]
         if not desk.payload_file(sha256).is_file():
             raise PayloadAbsentError(

@@ -70,6 +70,8 @@ def read_parts(node: Node, wanted: Mapping[str, int], *, anew: bool = False) -> 
         MachineError: the booted slot cannot be told.
         DownloadStoppedError: the engine was told to stop.
     """
+    if not wanted:  # no delta: nothing of the booted slot matters
+        return Reading(parts={}, fresh=True)
     boot = node.boot()
     regions = node.regions(boot.slot)
     path = Path(node.settings.node.run_folder) / FILE_NAME

@@ -33,7 +33,10 @@ class DayBudgetError(BudgetError):
     """The day's bytes are spent, or do not suffice."""
 
     code = "budget-day"
-    hint = "It goes on by itself on another day (UTC); or raise download.max_mib_per_day."
+    hint = (
+        "It goes on by itself on another day (UTC), if the whole payload fits a day's bytes;"
+        " else raise download.max_mib_per_day."
+    )
 
 
 class MeteredLinkError(BudgetError):

@@ -91,7 +91,8 @@ class Download:
         monotonic: a clock in seconds.
         stop: set to make every wait and read end with `DownloadStoppedError`.
         rate: bytes per second at most, 0 for no limit.
-        allowance: the limit of bytes that is nearest, None for none.
+        allowance: gives the limit of bytes that is nearest, None for none. Asked with each
+            transfer that begins: a link may have become a metered one.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Download:
         monotonic: Callable[[], float],
         stop: threading.Event,
         rate: int = 0,
-        allowance: Allowance | None = None,
+        allowance: Callable[[], Allowance | None] = lambda: None,
     ) -> None:
         from updater.connections import Cutter
 
@@ -114,7 +115,8 @@ class Download:
         self._patience = patience
         self._monotonic = monotonic
         self._stop = stop
-        self._allowance = allowance
+        self._nearest_limit = allowance
+        self._allowance = allowance()
         self._bucket = token_bucket.full(rate, monotonic()) if rate else None
         self._failures = dict.fromkeys(self._urls, 0)
         self._lacking: set[str] = set()
@@ -252,6 +254,8 @@ class Download:
 
     def _open(self) -> requests.Response:
         """Ask the first mirror for the rest from `position` on; returns a reply that is there."""
+        self._allowance = self._nearest_limit()
+        self._allowed(1)
         reply = self._request(self._urls[0])
         self._window = (self._monotonic(), 0)
         try:

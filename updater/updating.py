@@ -17,9 +17,10 @@ from images.errors import (
     SourceMissingError,
 )
 from partitions.boot_files import refuse_file
+from partitions.errors import DeviceReadError
 from partitions.slots import Slot
 from updater import given, planning
-from updater.budget import BudgetError
+from updater.budget import BudgetError, UpdateBudgetError
 from updater.checking import look
 from updater.download import DownloadStoppedError, PayloadMissingError
 from updater.errors import RefusedError, StateError, UnreachableError
@@ -35,7 +36,7 @@ from updater.pipeline import PayloadDigestError
 from updater.plan import BROUGHT, Found, OwnFacts, Plan, check_fit, parts_of
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
-from updater.state import Failure, NodeState, Report, SlotRecord, Unverified, Update
+from updater.state import Failure, NodeState, Report, SlotRecord, Spoiled, Unverified, Update
 from updater.trust.errors import NothingNewerError
 from updater.writing import write
 
@@ -62,6 +63,7 @@ _FAULTS_OF_DELTAS: Final = (
     PayloadDigestError,
     PayloadMissingError,
     ReadBackError,
+    DeviceReadError,  # of the booted slot: the full payload does not read it
 )
 # Of these the next attempt may be free: a mirror that lacked the file, a slot that changed.
 _PASSING: Final = frozenset({PayloadMissingError.code, SourceMismatchError.code})
@@ -124,10 +126,21 @@ def _end(node: Node, memory: NodeState, error: AnyRoomError) -> None:
     """Pause where time or bytes to spend are all that lacks, else give up."""
     if isinstance(error, UnreachableError):
         _pause(node, error)
-    elif isinstance(error, BudgetError) and _update_of(memory).origin != "given":
+    elif isinstance(error, BudgetError) and _may_wait(_update_of(memory), error):
         _wait_for_budget(node, error)
     else:
         _give_up(node, error)
+
+
+def _may_wait(update: Update, error: BudgetError) -> bool:
+    """Tell whether an install that nobody may pay for now is kept for later.
+
+    A channel is asked afresh with each attempt. What a plain server offered is not: before its
+    first byte it is given up, so that the server hears of it and a newer offer is seen.
+    """
+    if update.origin == "offered":
+        return update.attempts > 0 and not isinstance(error, UpdateBudgetError)
+    return update.origin == "channel"
 
 
 def _falls_back(memory: NodeState, error: AnyRoomError) -> bool:
@@ -426,15 +439,24 @@ def _pause(node: Node, error: UnreachableError) -> None:
 
 
 def _wait_for_budget(node: Node, error: BudgetError) -> None:
-    """Keep what is flushed; look again at the usual pace whether there is something to spend."""
+    """Keep what is flushed; look again at the usual pace whether there is something to spend.
+
+    A cheaper payload that was not there may be there by then.
+    """
     memory = node.store.read_state()
     log.warning("install waits code=%s why=%s", error.code, error)
     node.keep(
         memory,
         checks_failed=1,
+        spoiled=_lasting(memory),
         next_check=_next(node, 0, timedelta(seconds=node.settings.server.poll_interval_secs)),
         last_failure=node.failure(error, version=_update_of(memory).version),
     )
+
+
+def _lasting(memory: NodeState) -> tuple[Spoiled, ...]:
+    """Return the payloads that failed for what does not pass by itself."""
+    return tuple(item for item in memory.spoiled if item.code not in _PASSING)
 
 
 def _give_up(node: Node, error: AnyRoomError) -> None:
@@ -469,7 +491,7 @@ def _give_up(node: Node, error: AnyRoomError) -> None:
         last_check_sentence=str(error),
         update=None,
         last_failure=None if nothing else failure,
-        spoiled=tuple(item for item in memory.spoiled if item.code not in _PASSING),
+        spoiled=_lasting(memory),
         checks_failed=0,
         next_check=_next(node, failures, interval),
         **counted,

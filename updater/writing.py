@@ -111,7 +111,7 @@ def _source(
         monotonic=time.monotonic,
         stop=node.stop,
         rate=node.settings.download.max_kib_per_sec * 1024,
-        allowance=tightest(limits(node, counted_as)),
+        allowance=lambda: tightest(limits(node, counted_as)),
     )
 
 

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, payload_key, run_until
 from updater import booted_parts, why
 from updater.budget import DayBudgetError, MeteredLinkError, UpdateBudgetError
-from updater.download import DownloadStoppedError
+from updater.download import Download, DownloadStoppedError
 from updater.engine import Engine
 from updater.lifecycle import State
 from updater.node import Node
@@ -332,6 +333,33 @@ class TestBudget:
         update(settings_of(world, max_mib_per_update="9"))
         require_installed(world, kind="full")
 
+    def test_a_delta_that_was_away_for_a_while_is_taken_when_it_is_there(
+        self, world: World
+    ) -> None:
+        name = delta_name(world)
+        data = world.payloads.files.pop(name)
+        node = fresh(world, max_mib_per_update="1")
+        with pytest.raises(UpdateBudgetError, match="404"):
+            update(node)
+
+        world.payloads.files[name] = data
+        update(world.node())
+        require_installed(world, kind="delta")
+
+    def test_force_tries_again_what_failed_here(self, world: World) -> None:
+        name = delta_name(world)
+        data = world.payloads.files[name]
+        world.payloads.files[name] = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
+        node = fresh(world, max_mib_per_update="1")
+        with pytest.raises(UpdateBudgetError, match="failed here"):
+            update(node)
+        world.payloads.files[name] = data
+
+        with pytest.raises(UpdateBudgetError, match="failed here"):
+            update(settings_of(world, max_mib_per_update="2"))
+        perform(world.node(), "update", {"force": True}, by="test")
+        require_installed(world, kind="delta")
+
     def test_bytes_that_come_again_count(self, world: World) -> None:
         """A mirror without ranges that breaks off costs the same bytes again and again."""
         world.payloads.manners.ranges = False
@@ -383,6 +411,28 @@ class TestMeteredLink:
         mark.unlink()
         update(world.node())
         require_installed(world, kind="delta")
+
+    def test_a_link_that_becomes_metered_meanwhile_ends_the_fetching(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        mark = world.folder / "metered"
+        real = Download._note_failure
+
+        def broke(download: Download, *why: Any) -> None:  # noqa: ANN401  # as it has them
+            mark.touch()
+            real(download, *why)
+
+        monkeypatch.setattr(Download, "_note_failure", broke)
+        world.payloads.manners.cut_after = MIB
+        node = fresh(world, deltas="false", metered_file=f'"{mark}"')
+        with pytest.raises(MeteredLinkError):
+            update(node)
+        assert len(world.payloads.requests) == 1
+
+        mark.unlink()
+        world.payloads.manners.cut_after = None
+        update(world.node())
+        require_installed(world, kind="full")
 
     def test_what_is_allowed_over_a_metered_link_is_fetched(self, world: World) -> None:
         update(fresh(world, metered="true", metered_max_mib="1"))

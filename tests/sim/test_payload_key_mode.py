@@ -50,12 +50,12 @@ def node(world: World) -> Node:
     return made
 
 
-def follow(world: World, nebraska: Nebraska) -> None:
+def follow(world: World, nebraska: Nebraska, *, download: str = "") -> None:
     """Let the world's node follow this server, and no repository."""
     world.write_settings(
         poll_interval_secs=f'1\nomaha_url = "{nebraska.url}"',
         metadata_url='""\nmode = "payload-key"',
-        mirrors="[]",
+        mirrors=f"[]\n{download}",
     )
 
 
@@ -248,6 +248,24 @@ class TestWhatIsNotWanted:
         nebraska.throttle = ""
         look(world, node)
         assert is_armed(node)
+
+    def test_an_offer_beyond_the_budget_is_told_and_a_cheaper_one_is_seen(
+        self, world: World, node: Node, nebraska: Nebraska
+    ) -> None:
+        follow(world, nebraska, download="max_mib_per_update = 1\n")
+        node = world.node()
+        publish(world, nebraska, plain_payload(world, "2.0.0"), "2.0.0")
+        look(world, node)
+        assert memory_of(node).state is State.IDLE
+        assert memory_of(node).last_check_code == "budget-update"
+        assert nebraska.events[-1][:2] == (3, 0)
+
+        follow(world, nebraska)
+        node = world.node()
+        publish(world, nebraska, plain_payload(world, "3.0.0"), "3.0.0")
+        look(world, node)
+        assert is_armed(node)
+        assert world.slot_bytes(Slot.B) == world.image_bytes("3.0.0")
 
     def test_a_server_that_waits_for_an_install_nobody_remembers_is_told_of_its_end(
         self, world: World, node: Node, nebraska: Nebraska

@@ -178,11 +178,17 @@ def test_withdrawing_a_release_takes_its_deltas_along_but_not_those_out_of_it(de
 
 
 def test_a_channel_is_not_sent_to_a_payload_that_is_away(desk: Desk) -> None:
-    (delta,) = add(desk, delta_bytes(ONE, TWO)).deltas
-    desk.payload_file(delta.sha256).unlink()
-    with pytest.raises(PayloadAbsentError, match=delta.sha256[:16]):
+    added = add(desk, delta_bytes(ONE, TWO))
+    desk.payload_file(added.sha256).unlink()
+    with pytest.raises(PayloadAbsentError, match=added.sha256[:16]):
         promote(desk, "2.0.0")
     set_base_urls(desk, "stable", ["https://cdn.example/"])
+    assert promote(desk, "2.0.0").current == "2.0.0"
+
+
+def test_a_channel_is_sent_to_a_release_whose_delta_alone_is_away(desk: Desk) -> None:
+    (delta,) = add(desk, delta_bytes(ONE, TWO)).deltas
+    desk.payload_file(delta.sha256).unlink()
     assert promote(desk, "2.0.0").current == "2.0.0"
 
 

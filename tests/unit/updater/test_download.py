@@ -96,7 +96,7 @@ def download(
             monotonic=clock or Clock(step=0.001),
             stop=stop or threading.Event(),
             rate=rate,
-            allowance=allowance,
+            allowance=lambda: allowance,
         )
     )
 
