@@ -124,8 +124,8 @@ def _promote(desk: Path, folder: Path, image: Path, version: Version) -> None:
 
 def _runs(version: str) -> Any:  # noqa: ANN401  # a predicate on a status
     def reached(facts: dict[str, Any]) -> bool:
-        at_rest = facts["state"] == "idle" and facts["confirmed"] and facts["permit"] == "none"
-        return bool(at_rest and facts["booted"]["version"] == version)
+        at_rest = facts["state"] in {"idle", "checking"} and facts["permit"] == "none"
+        return bool(at_rest and facts["confirmed"] and facts["booted"]["version"] == version)
 
     return reached
 
