@@ -116,7 +116,7 @@ class Download:
         self._monotonic = monotonic
         self._stop = stop
         self._nearest_limit = allowance
-        self._allowance = allowance()
+        self._allowance: Allowance | None = None
         self._bucket = token_bucket.full(rate, monotonic()) if rate else None
         self._failures = dict.fromkeys(self._urls, 0)
         self._lacking: set[str] = set()
@@ -255,7 +255,7 @@ class Download:
     def _open(self) -> requests.Response:
         """Ask the first mirror for the rest from `position` on; returns a reply that is there."""
         self._allowance = self._nearest_limit()
-        self._allowed(1)
+        self._allowed(1)  # before anybody is asked for bytes that may not come
         reply = self._request(self._urls[0])
         self._window = (self._monotonic(), 0)
         try:

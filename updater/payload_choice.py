@@ -53,12 +53,10 @@ class Choice:
 
     Attributes:
         best: the payload that costs least.
-        others: those that may follow when it fails, cheapest first, each allowed by itself.
         left_out: why others are not taken, a sentence each.
     """
 
     best: Priced
-    others: tuple[Priced, ...]
     left_out: tuple[str, ...]
 
 
@@ -114,14 +112,12 @@ def choose(
             for priced in usable
             if priced.payload.sha256 in failed
         ]
-    ordered = sorted(sound or usable, key=_order)
-    best = ordered[0]
+    best = min(sound or usable, key=_order)
     limit = tightest(policy.limits)
     if limit is not None and best.cost > limit.left:
         beyond = f" ({'; '.join(left_out)})" if left_out else ""
         raise limit.refusal(f"{named(best.payload)}{beyond}", best.cost)
-    others = [one for one in ordered[1:] if limit is None or one.cost <= limit.left]
-    return Choice(best=best, others=tuple(others), left_out=tuple(left_out))
+    return Choice(best=best, left_out=tuple(left_out))
 
 
 def sources_wanted(payloads: Sequence[PayloadTarget]) -> dict[str, int]:

@@ -204,8 +204,6 @@ def _update(node: Node, options: UpdateOptions, _by: str) -> Facts:
     with node.locked(patience_secs=PATIENCE_SECS) as memory:
         found = None
         resumes = memory.state in {State.INSTALLING, State.VERIFYING}
-        if options.force:  # what failed here may be tried again, too
-            memory = node.keep(memory, spoiled=())
         if not resumes or options.version or options.payload:
             memory, found = checking.check(
                 node,
@@ -215,6 +213,8 @@ def _update(node: Node, options: UpdateOptions, _by: str) -> Facts:
                 version=version,
                 payload=options.payload or "",
             )
+        elif options.force:  # what failed here may be tried again, as after a forced check
+            memory = node.keep(memory, spoiled=())
         memory = updating.install(node, memory, found, by_person=True)
     return _armed(memory)
 
