@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final
@@ -22,10 +24,22 @@ from images.lanes import cores, in_order
 from images.operations import Bytes, decode, writes
 from images.payload import Manifest, Operation, Part
 from images.reader import Accept, Metadata, PayloadFile, Progress, open_regular
+from images.recent import Output, RecentOutputs
 from images.signing import TrustedKeys
 from images.source import check_source
 
-_Job = tuple[Part, Operation, bytes]
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """An operation to carry out; `made` is the promise of its output."""
+
+    part: Part
+    operation: Operation
+    blob: bytes
+    dictionary: Callable[[], bytes]
+    made: Output
+
+
 _NO_SOURCES: Final[Mapping[str, Path]] = MappingProxyType({})
 
 
@@ -168,10 +182,8 @@ class _Work:
 
     def _write_apart(self, parts: list[Part], workers: int) -> None:
         """Unpack in threads, write in order; blocks that no operation writes stay zeros."""
-        for (part, operation, _), output in in_order(
-            self._decode, self._jobs(parts), workers=workers
-        ):
-            self._put(part, operation, output)
+        for job, output in in_order(self._decode, self._jobs(parts), workers=workers):
+            self._put(job.part, job.operation, output)
 
     def _write_in_place(self, part: Part) -> None:
         """Copy the old image, then decode each operation after the one before it is written."""
@@ -180,23 +192,34 @@ class _Work:
         draft.set_size(-(-max(part.size, source.size_bytes) // block_size) * block_size)
         for offset in range(0, source.size_bytes, CHUNK_SIZE):
             draft.write_at(offset, source.read_at(offset, CHUNK_SIZE))
-        for _, operation, blob in self._jobs([part]):
+        for operation in part.operations:
+            blob = self._file.blob(self._metadata, operation)
             output = decode(operation, blob, block_size=block_size, source=draft)
             self._put(part, operation, output)
 
     def _decode(self, job: _Job) -> Bytes | None:
-        part, operation, blob = job
-        return decode(
-            operation,
-            blob,
-            block_size=self._manifest.block_size,
-            source=self._sources.get(part.name),
-        )
+        try:
+            output = decode(
+                job.operation,
+                job.blob,
+                block_size=self._manifest.block_size,
+                source=self._sources.get(job.part.name),
+                dictionary=job.dictionary(),
+            )
+        except BaseException as error:
+            job.made.set_exception(error)  # whoever waits for it must not wait for ever
+            raise
+        job.made.set_result(output)
+        return output
 
     def _jobs(self, parts: list[Part]) -> Iterator[_Job]:
         for part in parts:
-            for operation in part.operations:
-                yield part, operation, self._file.blob(self._metadata, operation)
+            recent = RecentOutputs(part, _never_stored)
+            for number, operation in enumerate(part.operations):
+                blob = self._file.blob(self._metadata, operation)
+                job = _Job(part, operation, blob, recent.dictionary(operation), Future())
+                recent.add(number, job.made)
+                yield job
 
     def _put(self, part: Part, operation: Operation, output: Bytes | None) -> None:
         if output is not None:  # None: ZERO or DISCARD, and a new file is all zeros
@@ -206,6 +229,10 @@ class _Work:
         self._done += operation.output_limit
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)
+
+
+def _never_stored(number: int) -> bytes:
+    raise AssertionError(f"operation {number} was not made before one that needs its output")
 
 
 def _finish(part: Part, draft: Draft) -> None:

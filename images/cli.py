@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import EntryPoint, entry_points
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
@@ -29,7 +30,7 @@ from images.errors import (
 
 if TYPE_CHECKING:
     from images.assemble import Built
-    from images.payload import Manifest
+    from images.payload import Manifest, Part
     from images.reader import Progress
     from images.signing import TrustedKeys
 
@@ -135,17 +136,27 @@ def keygen(name: Path, kind: str, bits: str) -> None:
     help="Only what stock readers take; in format 1 nothing changes.",
 )  # fmt: skip
 @click.option(
+    "--after", type=click.Path(path_type=Path), multiple=True,
+    help="An earlier full payload, newest first; may repeat. Nodes at these versions fetch less.",
+)  # fmt: skip
+@click.option(
+    "--level", type=click.IntRange(1, 19), default=12, show_default=True,
+    help="Of zstd, in full payloads: 19 makes one a tenth smaller in ten times the time.",
+)  # fmt: skip
+@click.option(
     "--key", "keys", type=click.Path(path_type=Path), multiple=True,
     help="A private key that signs; may repeat. In format 1 the node's key comes last.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def build(
+def build(  # noqa: PLR0913, PLR0917  # click passes each option by name
     partitions: Sequence[tuple[str, Path]],
     sources: Sequence[tuple[str, Path]],
     output: Path,
     major: str,
     compression: str | None,
     compat: bool,  # noqa: FBT001  # click passes flags by name
+    after: Sequence[Path],
+    level: int,
     keys: Sequence[Path],
     as_json: bool,  # noqa: FBT001
 ) -> None:
@@ -160,6 +171,8 @@ def build(
 
     if compat and compression == "zstd":
         raise click.UsageError("stock readers of full payloads refuse zstd: not with --compat")
+    if after and (compat or major == "1" or sources):
+        raise click.UsageError("--after is for full payloads of our own layout, of format 2")
     if sources and (major == "1" or compression):
         raise click.UsageError("a delta is of format 2 and packs each piece as is smallest")
     old = _by_name(sources)
@@ -176,7 +189,7 @@ def build(
         else:
             built = build_format_2(
                 partitions, output, compression=compression, compat=compat, keys=private,
-                progress=progress,
+                progress=progress, after=after, level=level,
             )  # fmt: skip
     facts = {
         "file": str(output),
@@ -351,9 +364,25 @@ def _manifest_facts(manifest: Manifest) -> dict[str, Any]:
                 "sha256": part.sha256.hex(),
                 "data_bytes": sum(operation.data_length for operation in part.operations),
                 "operations": dict(Counter(operation.kind.name for operation in part.operations)),
+                **_layout_facts(part),
             }
             for part in manifest.parts
         ],
+    }
+
+
+def _layout_facts(part: Part) -> dict[str, Any]:
+    """Return what our own layout adds: bytes of data of each age, oldest first, and the index."""
+    if part.index is None:
+        return {}
+    edges = [0, *accumulate(part.ages)]
+    return {
+        "ages": [
+            sum(operation.data_length for operation in part.operations[start:end])
+            for start, end in pairwise(edges)
+        ],
+        "index_bytes": sum(group.length for group in part.index.groups),
+        "index_groups": len(part.index.groups),
     }
 
 
@@ -386,10 +415,14 @@ def _print(facts: dict[str, Any], *, as_json: bool) -> None:
 
 def _part_line(part: dict[str, Any]) -> str:
     kinds = ", ".join(f"{count} {kind}" for kind, count in part["operations"].items())
-    return (
+    line = (
         f"part {part['name']}: {part['size']} bytes, sha256 {part['sha256']},"
         f" {part['data_bytes']} bytes of data, operations: {kinds}"
     )
+    if "ages" in part:
+        ages = ", ".join(str(size) for size in part["ages"])
+        line += f"; bytes by age, oldest first: {ages}; index: {part['index_bytes']} bytes"
+    return line
 
 
 @functools.cache

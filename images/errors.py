@@ -13,7 +13,7 @@ Each leaf owns a stable code, a hint for a person and an exit status. Nothing is
     ├── PayloadRefusedError         the bytes are not the ones that were signed
     │   ├── MetadataSignatureError, PayloadSignatureError, PayloadUnsignedError
     │   └── MetadataMismatchError, BlobMismatchError
-    ├── SourceMissingError, SourceMismatchError
+    ├── SourceMissingError, SourceMismatchError, IndexMissingError
     ├── KeyUnreadableError, KeyUnsuitableError, KeyExistsError
     ├── DocumentInvalidError, VersionInvalidError
     ├── FileUnreadableError, FileWriteError, ImageSizeError, PartUnknownError
@@ -176,6 +176,13 @@ class SourceMismatchError(ImagesError):
 
     code = "source-mismatch"
     hint = "Use the image that the delta was built from, or the full payload of the release."
+
+
+class IndexMissingError(ImagesError):
+    """A payload that blocks are to be looked up in has no block index."""
+
+    code = "index-missing"
+    hint = "Name full payloads that `bascule-image build` wrote without --compat."
 
 
 class KeyUnreadableError(ImagesError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +18,20 @@ from images.wire import PARTS_MAX
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An open image: the name of its part, where it is, and its bytes in all."""
+    """An open image.
+
+    Attributes:
+        name: of its part.
+        path, file: where it is, and it, open.
+        size: its bytes in all.
+        changed: when its content last changed, in nanoseconds, as it was opened.
+    """
 
     name: str
     path: Path
     file: BinaryIO
     size: int
+    changed: int
 
     def chunks(self) -> Iterator[bytes]:
         """Yield its bytes in chunks of 1 MiB; the last may be shorter.
@@ -59,6 +67,25 @@ class Image:
             raise FileUnreadableError(f"{self.path} shrank while it was read")
         return data
 
+    def gather(self, runs: Iterable[tuple[int, int]], *, block_size: int) -> bytes:
+        """Return the bytes of runs of blocks, each (first block, number of blocks).
+
+        Raises:
+            FileUnreadableError: it cannot be read, or shrinks meanwhile.
+        """
+        return b"".join(
+            self.read_at(start * block_size, count * block_size) for start, count in runs
+        )
+
+    def check_unchanged(self) -> None:
+        """Make sure that what was read twice was the same.
+
+        Raises:
+            FileUnreadableError: somebody wrote to it meanwhile.
+        """
+        if os.fstat(self.file.fileno()).st_mtime_ns != self.changed:
+            raise FileUnreadableError(f"{self.path} changed while it was read")
+
 
 class Meter:
     """Adds up the image bytes of all parts for whoever watches."""
@@ -85,10 +112,11 @@ def open_image(name: str, path: Path, output: Path, stack: ExitStack, *, block_s
     file = stack.enter_context(open_regular(path))
     if output.exists() and path.samefile(output):
         raise FileWriteError(f"{output} cannot be written: it is the image of part {name}")
-    size = os.fstat(file.fileno()).st_size
+    status = os.fstat(file.fileno())
+    size = status.st_size
     if size == 0 or size % block_size:
         raise ImageSizeError(f"image {path} has {size} bytes: not whole blocks of {block_size}")
-    return Image(name=name, path=path, file=file, size=size)
+    return Image(name=name, path=path, file=file, size=size, changed=status.st_mtime_ns)
 
 
 def check_names(names: Sequence[str]) -> None:

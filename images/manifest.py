@@ -6,6 +6,7 @@ file is read here, no signature is verified.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -17,6 +18,7 @@ from images.errors import (
     OperationUnsupportedError,
     PayloadLimitsError,
 )
+from images.layout_rules import block_index, check_ages
 from images.payload import (
     COPIES,
     READS_SOURCE,
@@ -99,22 +101,27 @@ def parse_manifest(header: Header, data: bytes, *, payload_size: int) -> Manifes
     message = _parse_message(data, header.major)
     groups = _groups_1(message) if header.major == 1 else _groups_2(message)
     signatures = _signatures(message)
+    blobs = blob_bytes(operation for _, operations in groups for operation in operations)
+    parts = [part for part, _ in groups if part is not None]
+    if header.major == 2:
+        parts = _with_layout(message, parts, start=blobs)
     manifest = Manifest(
         major=header.major,
         minor=message.minor_version,
         block_size=message.block_size,
-        parts=tuple(part for part, _ in groups if part is not None),
+        parts=tuple(parts),
         skipped=tuple(op for part, ops in groups if part is None for op in ops if op.data_length),
         is_delta=message.partial_update
         or any(part is not None and part.old_size is not None for part, _ in groups),
-        blob_bytes=blob_bytes(operation for _, operations in groups for operation in operations),
+        blob_bytes=blobs,
+        index_bytes=sum(_index_bytes(part) for part in parts),
         signatures_offset=None if signatures is None else signatures[0],
         signatures_size=0 if signatures is None else signatures[1],
     )
     _check_names(manifest.parts)
     check_end(
         data_offset=header.data_offset,
-        data_bytes=manifest.blob_bytes,
+        data_bytes=manifest.data_bytes,
         signatures=signatures,
         payload_size=payload_size,
     )
@@ -173,6 +180,23 @@ def _groups_2(message: pb.DeltaArchiveManifest) -> list[_Group]:
         part = reader.part(update.partition_name, update.new_partition_info, old, update.operations)
         groups.append((part, part.operations))
     return groups
+
+
+def _with_layout(
+    message: pb.DeltaArchiveManifest, parts: Sequence[Part], *, start: int
+) -> list[Part]:
+    """Return the parts with what our own fields say of them; the indexes begin at `start`."""
+    result: list[Part] = []
+    for part, update in zip(parts, message.partitions, strict=True):
+        index = block_index(part, update, start=start, block_size=message.block_size)
+        ages = check_ages(part, update.age_operations)
+        result.append(dataclasses.replace(part, index=index, ages=ages))
+        start += _index_bytes(result[-1])
+    return result
+
+
+def _index_bytes(part: Part) -> int:
+    return 0 if part.index is None else sum(group.length for group in part.index.groups)
 
 
 class _OperationReader:
@@ -255,6 +279,8 @@ class _OperationReader:
             src_extents=tuple(Extent(start, count) for start, count in sources),
             src_length=src_length,
             src_sha256=message.src_sha256_hash if message.HasField("src_sha256_hash") else None,
+            dictionary_first=message.dictionary_first,
+            dictionary_count=message.dictionary_count,
         )
 
     def _bytes(self, extents: Iterable[tuple[int, int]]) -> int:

@@ -36,6 +36,7 @@ from images.payload import (
     COPIES,
     PATCHES,
     READS_SOURCE,
+    READS_TARGET,
     SOURCE_DICTIONARIES,
     SPARSE_HOLE,
     Operation,
@@ -89,6 +90,7 @@ def decode(
     block_size: int,
     verify_output: bool = False,
     source: OldImage | None = None,
+    dictionary: Bytes = b"",
 ) -> Bytes | None:
     """Return what the operation writes, or None for ZERO and DISCARD, whose ranges `zeros` names.
 
@@ -97,7 +99,8 @@ def decode(
     3. it unpacks to no more than fits, in one stream, with bounded memory; a copy or a patch
        stays within its source extents;
     4. the output has exactly the length the operation names, where it names one;
-    5. with `verify_output`, it has the SHA-256 of field 1000, where there is one;
+    5. with `verify_output`, it has the SHA-256 of field 1000, where there is one; what was made
+       with bytes of a dictionary, which may be lost or changed, is always compared;
     6. a last block that format 1 leaves short is filled with zeros, also past the end of an
        image of odd size.
 
@@ -109,6 +112,7 @@ def decode(
         block_size: bytes of a block.
         verify_output: worth its time only where the blob's hash is not enough.
         source: the old image of the operation's part; a full payload needs none.
+        dictionary: what the operations that `Operation.dictionary` names made, in this order.
 
     Raises:
         BlobMismatchError: step 1 fails.
@@ -127,9 +131,11 @@ def decode(
     output: Bytes
     if operation.kind in READS_SOURCE:
         output = _derive(operation, blob, source, block_size)
+    elif operation.kind in READS_TARGET:
+        output = _sized(operation, unpack_with_dictionary(blob, dictionary, operation.output_limit))
     else:
         output = _unpack(operation, blob)
-    if verify_output and operation.dst_sha256 is not None:
+    if (verify_output or operation.kind in READS_TARGET) and operation.dst_sha256 is not None:
         check_output(operation, memoryview(output)[: operation.dst_length])
     short = len(output) % block_size
     return output if short == 0 else b"".join((output, bytes(block_size - short)))
@@ -198,8 +204,10 @@ def zeros(operation: Operation, *, block_size: int) -> Iterator[tuple[int, int]]
         yield extent.start_block * block_size, extent.num_blocks * block_size
 
 
-def memory_bytes(operation: Operation) -> int:
+def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> int:
     """Return an upper bound of what `decode` holds at once, blob, source and output included.
+
+    `dictionary` is how many bytes its dictionary has, for an operation with one.
 
     An unpacker's window is claimed by the blob, but never touched beyond the output. The source is
     never held, but for a dictionary: what is read of it for a patch is part of what a patch needs.
@@ -213,8 +221,8 @@ def memory_bytes(operation: Operation) -> int:
     if operation.kind in PATCHES:
         return operation.data_length + operation.output_limit + WORK_BYTES
     window = min(operation.output_limit, WINDOW_MAX)
-    if operation.kind in SOURCE_DICTIONARIES:  # zstd takes a copy of it
-        window += 2 * operation.src_length
+    if operation.kind in SOURCE_DICTIONARIES | READS_TARGET:  # zstd takes a copy of it
+        window += 2 * (operation.src_length if operation.kind in READS_SOURCE else dictionary)
     return operation.data_length + 2 * operation.output_limit + window
 
 
@@ -273,6 +281,10 @@ def _unpack(operation: Operation, blob: Bytes) -> Bytes:
         raise OperationOutputError(
             f"an operation {operation.kind.name} makes more than the {limit} bytes that fit"
         )
+    return _sized(operation, output)
+
+
+def _sized(operation: Operation, output: Bytes) -> Bytes:
     expected = operation.dst_length
     if expected is not None and len(output) != expected:
         raise OperationOutputError(

@@ -32,6 +32,7 @@ class OperationKind(enum.IntEnum):
     LZ4DIFF_PUFFDIFF = 13
     REPLACE_ZSTD = 14
     SOURCE_ZSTD = 1000  # ours: docs/payload.md
+    TARGET_ZSTD = 1001  # ours: docs/payload-any-to-any.md
 
 
 CLEARS: Final = frozenset({OperationKind.ZERO, OperationKind.DISCARD})
@@ -45,11 +46,12 @@ UNPACKS: Final = frozenset(
         OperationKind.REPLACE_ZSTD,
     }
 )
+READS_TARGET: Final = frozenset({OperationKind.TARGET_ZSTD})
 SOURCE_DICTIONARIES: Final = frozenset({OperationKind.SOURCE_ZSTD})
 CARRIED_OUT: Final = (  # the others are refused by name
-    CLEARS | COPIES | PATCHES | UNPACKS | SOURCE_DICTIONARIES
+    CLEARS | COPIES | PATCHES | UNPACKS | READS_TARGET | SOURCE_DICTIONARIES
 )
-READS_SOURCE: Final = frozenset(OperationKind) - CLEARS - UNPACKS
+READS_SOURCE: Final = frozenset(OperationKind) - CLEARS - UNPACKS - READS_TARGET
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,9 @@ class Operation:
         src_extents: the blocks of the old image it reads, in the order in which it takes them.
         src_length: bytes it takes of them, 0 where it reads nothing.
         src_sha256: SHA-256 of these bytes (format 2), or None where the manifest names none.
+        dictionary_first: the number in its part of the first operation whose output the
+            dictionary begins with; of TARGET_ZSTD alone.
+        dictionary_count: how many operations in a row give their output, 0 for no dictionary.
     """
 
     kind: OperationKind
@@ -89,6 +94,43 @@ class Operation:
     src_extents: tuple[Extent, ...] = ()
     src_length: int = 0
     src_sha256: bytes | None = None
+    dictionary_first: int = 0
+    dictionary_count: int = 0
+
+    @property
+    def dictionary(self) -> range:
+        """Return the numbers of the operations whose outputs are the dictionary, in order."""
+        return range(self.dictionary_first, self.dictionary_first + self.dictionary_count)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexGroup:
+    """Short hashes of the blocks of some operations in a row, as they lie in the payload.
+
+    A hash is the first `BlockIndex.hash_size` bytes of the SHA-256 of a block. They follow each
+    other in the order of each operation's output; operations that clear have none.
+
+    Attributes:
+        first: the number in its part of its first operation.
+        count: operations in a row.
+        offset: where it begins in the data area, in bytes.
+        length: its bytes.
+        sha256: of these.
+    """
+
+    first: int
+    count: int
+    offset: int
+    length: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockIndex:
+    """The block index of a part; its groups hold each operation once, in order."""
+
+    hash_size: int
+    groups: tuple[IndexGroup, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +144,8 @@ class Part:
         operations: in the order in which they are applied.
         old_size: bytes of the image that a delta starts from, else None.
         old_sha256: its SHA-256, else None.
+        index: its block index, or None where the payload has none.
+        ages: operations of each age, oldest first; empty where it is not laid out by age.
     """
 
     name: str
@@ -110,6 +154,8 @@ class Part:
     operations: tuple[Operation, ...]
     old_size: int | None = None
     old_sha256: bytes | None = None
+    index: BlockIndex | None = None
+    ages: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +178,8 @@ class Manifest:
         skipped: operations of unknown procedures (format 1), whose blobs are read past.
         is_delta: whether it needs the old images.
         blob_bytes: bytes of all blobs, which lie back to back from the start of the data area.
-        signatures_offset: where the signatures begin in the data area (= blob_bytes), or None.
+        index_bytes: bytes of all block indexes, which follow them.
+        signatures_offset: where the signatures begin in the data area, after both, or None.
         signatures_size: bytes of the signatures, 0 when unsigned.
     """
 
@@ -143,8 +190,20 @@ class Manifest:
     skipped: tuple[Operation, ...]
     is_delta: bool
     blob_bytes: int
+    index_bytes: int = 0
     signatures_offset: int | None
     signatures_size: int
+
+    @property
+    def data_bytes(self) -> int:
+        """Return the bytes of the data area before the signatures."""
+        return self.blob_bytes + self.index_bytes
+
+    def index_groups(self) -> Iterator[IndexGroup]:
+        """Yield the groups of all block indexes in the order in which they stand in the file."""
+        for part in self.parts:
+            if part.index is not None:
+                yield from part.index.groups
 
     def is_in_place(self, part: Part) -> bool:
         """Tell whether the operations of `part` read what they write: a delta of format 1.

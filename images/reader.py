@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Protocol, Self
 
+from images.block_index import check_index_group
 from images.container import HEADER_SIZE, Header, parse_header
 from images.errors import (
     DeltaUnsupportedError,
@@ -28,7 +29,7 @@ from images.errors import (
 )
 from images.manifest import parse_manifest
 from images.operations import check_blob_digest
-from images.payload import Manifest, Operation
+from images.payload import IndexGroup, Manifest, Operation
 from images.rules import check_applicable
 from images.signing import TrustedKeys, parse_signatures, verify_digest
 
@@ -265,15 +266,27 @@ class PayloadFile:
         offset = metadata.header.data_offset + (operation.data_offset or 0)
         return self._read_at(offset, operation.data_length)
 
+    def index_group(self, metadata: Metadata, group: IndexGroup) -> bytes:
+        """Return a group of a block index, compared with its hash.
+
+        Raises:
+            BlobMismatchError: it is not the one that the manifest names.
+        """
+        data = self._read_at(metadata.header.data_offset + group.offset, group.length)
+        check_index_group(group, data)
+        return data
+
     def signatures(self, metadata: Metadata) -> bytes:
         """Return the signatures message as stored; empty when unsigned."""
-        offset = metadata.header.data_offset + metadata.manifest.blob_bytes
+        offset = metadata.header.data_offset + metadata.manifest.data_bytes
         return self._read_at(offset, metadata.manifest.signatures_size)
 
     def verify(
         self, metadata: Metadata, keys: TrustedKeys | None, *, progress: Progress | None = None
     ) -> bytes:
-        """Check every blob against its hash, and the payload signature; return the file's SHA-256.
+        """Check every blob and index by its hash, and the payload signature.
+
+        Returns the SHA-256 of the file.
 
         Raises:
             BlobMismatchError: a blob is not the one that the manifest names.
@@ -294,6 +307,12 @@ class PayloadFile:
                     progress(done, self.size_bytes)
             if step.operation.data_length:
                 check_blob_digest(step.operation, blob_digest.digest())
+        for group in metadata.manifest.index_groups():
+            data = self.index_group(metadata, group)
+            digests.blob(data)
+            done += len(data)
+            if progress is not None:
+                progress(done, self.size_bytes)
         return digests.finish(self.signatures(metadata), keys)
 
     def _blob_chunks(self, metadata: Metadata, operation: Operation) -> Iterator[bytes]:

@@ -18,12 +18,14 @@ from images.errors import (
     TrailingBytesError,
     TruncatedPayloadError,
 )
+from images.layout_rules import check_dictionaries
 from images.payload import (
     CARRIED_OUT,
     CLEARS,
     COPIES,
     PATCHES,
     READS_SOURCE,
+    READS_TARGET,
     SOURCE_DICTIONARIES,
     SPARSE_HOLE,
     UNPACKS,
@@ -43,7 +45,7 @@ FULL_MINOR: Final = 0  # the minor version of every full payload: payload.md 8
 
 FULL_KINDS: Final = {  # what a full payload may hold, by format
     1: frozenset({OperationKind.REPLACE, OperationKind.REPLACE_BZ}),
-    2: UNPACKS | {OperationKind.ZERO},
+    2: UNPACKS | READS_TARGET | {OperationKind.ZERO},
 }
 IN_PLACE_KINDS: Final = FULL_KINDS[1] | {OperationKind.MOVE, OperationKind.BSDIFF}
 DELTA_KINDS: Final = {  # what a minor version adds to the ones before it: payload.md 8
@@ -88,11 +90,11 @@ def blob_bytes(operations: Iterable[Operation]) -> int:
 def check_end(
     *, data_offset: int, data_bytes: int, signatures: tuple[int, int] | None, payload_size: int
 ) -> None:
-    """Check that blobs and signatures fill the file to its last byte.
+    """Check that blobs, indexes and signatures fill the file to its last byte.
 
     Args:
         data_offset: where in the file the blobs begin.
-        data_bytes: what `blob_bytes` returned.
+        data_bytes: what `blob_bytes` returned, and the bytes of the indexes.
         signatures: offset in the data area and size, or None when unsigned.
         payload_size: bytes of the file.
 
@@ -105,7 +107,7 @@ def check_end(
     if signatures is not None:
         if signatures[0] != data_bytes:
             raise ManifestInvalidError(
-                f"the signatures begin at byte {signatures[0]}, the last blob ends at {data_bytes}"
+                f"the signatures begin at byte {signatures[0]}, the data ends at {data_bytes}"
             )
         end += signatures[1]
     if end > payload_size:
@@ -136,6 +138,7 @@ def check_full(manifest: Manifest) -> None:
                 )
             _check_sizes(part, operation)
             check_operation(part, operation)
+        check_dictionaries(part)
         if manifest.major == 2:
             _check_blocks(part, manifest.block_size)
 
@@ -163,6 +166,7 @@ def check_delta(manifest: Manifest) -> None:
                 )
             _check_reading(manifest, part, operation)
             check_operation(part, operation)
+        check_dictionaries(part)
         if manifest.major == 2:
             _check_blocks(part, manifest.block_size)
 
@@ -239,7 +243,7 @@ def _check_sizes(part: Part, operation: Operation) -> None:
 
 
 def _output_max(kind: OperationKind) -> int:
-    if kind in SOURCE_DICTIONARIES:
+    if kind in SOURCE_DICTIONARIES | READS_TARGET:
         return DICTIONARY_OUTPUT_MAX
     return SOURCE_OUTPUT_MAX if kind in READS_SOURCE else OUTPUT_MAX
 

@@ -15,12 +15,14 @@ from images.errors import ManifestInvalidError, PayloadLimitsError
 PARTS_MAX: Final = 64  # trust.md 5.3
 OPERATIONS_MAX: Final = 50_000  # 48 GiB in chunks of 1 MiB; 40 MiB of memory while it is parsed
 EXTENTS_MAX: Final = 100_000  # a full payload has one an operation; 12 MiB when they are all used
+INDEX_GROUPS_MAX: Final = 10_000  # our own field 1000 of a part: one for each 10 MiB or so
 OTHERS_MAX: Final = 10_000  # messages that we parse past: partition signatures, merge operations
 
 _LIMITS: Final[Mapping[str, int]] = {
     "parts": PARTS_MAX,
     "operations": OPERATIONS_MAX,
     "extents": EXTENTS_MAX,
+    "index groups": INDEX_GROUPS_MAX,
     "other messages": OTHERS_MAX,
 }
 
@@ -32,6 +34,7 @@ _PARTITION: Final[_Tree] = {
     5: ("other messages", _NOTHING),
     8: ("operations", _OPERATION),
     18: ("other messages", _NOTHING),
+    1000: ("index groups", _NOTHING),
 }
 _MANIFEST: Final[_Tree] = {
     1: ("operations", _OPERATION),

@@ -122,10 +122,15 @@ class Download:
         self._lacking: set[str] = set()
         self._position = 0
         self._reply: requests.Response | None = None
+        self._reply_end: int | None = None  # of a range, the byte after its last
+        self._spans: Sequence[tuple[int, int]] = ()
         self._window = (0.0, 0)
         self._cutter = Cutter(session)
         self._interrupted = False
         self.received = 0  # bytes that came over the network, thrown away ones included
+        self._asked_range = False
+        self._ignores_ranges = False  # another request would begin with the first byte again
+        self.serves_ranges = False  # whether the last answer was the range that was asked for
 
     @property
     def mirror(self) -> str:
@@ -155,14 +160,34 @@ class Download:
                 self._note_failure(error)
         return self._size
 
+    def expect(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Ask for these ranges alone from now on, each by one request; for all when there are none.
+
+        A position outside them is read to the end of the payload. A connection is kept from one
+        range to the next, and a transfer of the whole goes on.
+
+        Args:
+            spans: (first byte, the one after the last), ascending, apart.
+        """
+        self._spans = spans
+
     def seek(self, position: int) -> None:
         """Go on at `position`; the transfer under way is used when it is a little ahead of it."""
-        ahead = position - self._position
-        if self._reply is not None and not 0 <= ahead <= SKIP_PIECE_BYTES:
-            self.close()
-        if self._reply is not None and ahead:
-            self.read_exactly(ahead)
+        if self._reply is not None:
+            self._leave(position)
         self._position = position
+
+    def _leave(self, position: int) -> None:
+        """Read the transfer under way up to `position`, or to its end; or end it."""
+        target = position if self._reply_end is None else min(position, self._reply_end)
+        ahead = target - self._position
+        if ahead < 0 or (ahead > SKIP_PIECE_BYTES and not self._ignores_ranges):
+            self.close()
+            return
+        while ahead:
+            size = min(ahead, SKIP_PIECE_BYTES)
+            self.read_exactly(size)
+            ahead -= size
 
     def read_exactly(self, size: int) -> bytes:
         """Return the next `size` bytes.
@@ -213,12 +238,16 @@ class Download:
 
     def _read_some(self, size: int) -> bytes:
         reply = self._reply or self._open()
+        if self._reply_end is not None:
+            size = min(size, self._reply_end - self._position)
         piece = self._raw_read(reply, size)
         if not piece:
             raise _BrokenTransferError("the transfer ended early")
         self._position += len(piece)
         self._failures[self._urls[0]] = 0
         self._lacking.discard(self._urls[0])
+        if self._position == self._reply_end:
+            self._reply = None  # read to its end, it gave its connection back
         return piece
 
     def _raw_read(self, reply: requests.Response, size: int) -> bytes:
@@ -278,8 +307,10 @@ class Download:
 
         scheme = urlsplit(url).scheme
         headers = {"Accept-Encoding": "identity"}
-        if self._position:
-            headers["Range"] = f"bytes={self._position}-"
+        end = self._expected_end()
+        if self._position or end:
+            headers["Range"] = f"bytes={self._position}-{end - 1 if end else ''}"
+        self._asked_range = "Range" in headers
         for _ in range(REDIRECTS_MAX + 1):
             try:
                 with self._cutter.within(self._patience.idle_timeout_secs):
@@ -300,21 +331,31 @@ class Download:
                 raise _BrokenTransferError(f"redirected from {scheme} to {urlsplit(url).scheme}")
         raise _BrokenTransferError(f"redirected more than {REDIRECTS_MAX} times")
 
+    def _expected_end(self) -> int | None:
+        """Return where the range that holds `position` ends, None to read to the end."""
+        return next((end for start, end in self._spans if start <= self._position < end), None)
+
     def _bytes_before(self, reply: requests.Response) -> int:
         """Return how many bytes come before `position`; refuse what is not our payload."""
+        self._reply_end = None
         if reply.headers.get("Content-Encoding", "identity") != "identity":
             raise _BrokenTransferError("the server encodes what must come as it is")
         if reply.status_code == 206:
             found = re.fullmatch(
-                r"bytes (\d+)-\d+/(\d+|\*)", reply.headers.get("Content-Range", "")
+                r"bytes (\d+)-(\d+)/(\d+|\*)", reply.headers.get("Content-Range", "")
             )
-            if not found or int(found[1]) != self._position:
+            if not found or int(found[1]) != self._position or int(found[2]) < self._position:
                 raise _BrokenTransferError("the server answered with another range than asked")
-            self._check_total(found[2])
+            self._check_total(found[3])
+            self._reply_end = int(found[2]) + 1
+            self.serves_ranges = True
+            self._ignores_ranges = False
             return 0
         if reply.status_code != 200:
             kind = _NotThereError if reply.status_code in {404, 410} else _BrokenTransferError
             raise kind(f"the server answered {reply.status_code}")
+        self.serves_ranges = False
+        self._ignores_ranges = self._asked_range
         self._check_total(reply.headers.get("Content-Length", "*"))
         return self._position
 

@@ -19,6 +19,7 @@ from partitions.writer import RegionWriter
 from updater.errors import RefusedError, UpdaterError
 from updater.pipeline import Pipeline, Shell
 from updater.plan import OwnFacts
+from updater.reuse import ask_for_metadata, find_reuse
 from updater.sources import copy_booted, deltas_of, images_of
 
 if TYPE_CHECKING:
@@ -75,8 +76,11 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         FactsMismatchError: the manifest differs from the signed facts.
         DownloadError: no mirror gave the bytes.
         DownloadStoppedError: told to stop.
+        LocalMismatchError: a slot does not hold what it seemed to; go on with a new download.
+        DictionaryLostError: the disk lost what was written before a restart.
         PartitionsError: the device refuses, fails or is mounted.
     """
+    ask_for_metadata(plan, download)
     download.seek(0)
     metadata = read_metadata(
         download,
@@ -96,7 +100,10 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         }
         sources = _sources(plan, metadata.manifest, writers, shell)
         images = stack.enter_context(images_of(sources))
-        Pipeline(plan, metadata, download, journal, shell, writers, images).run()
+        reuse = find_reuse(plan, metadata, download, journal, shell, stack)
+        if reuse is None:
+            download.expect([])
+        Pipeline(plan, metadata, download, journal, shell, writers, images, reuse).run()
     for part in plan.facts.partitions:
         cut_file(plan.regions[part.name], part.size)
     return WrittenSlot(plan=plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -43,6 +44,14 @@ class LocalPayload:
     def position(self) -> int:
         """The offset of the next byte."""
         return self._position
+
+    @property
+    def serves_ranges(self) -> bool:
+        """Nothing is saved by reading less of a file."""
+        return False
+
+    def expect(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Any byte of a file may be read."""
 
     def seek(self, position: int) -> None:
         """Go on at `position`."""

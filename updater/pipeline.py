@@ -14,7 +14,7 @@ import os
 import queue
 import threading
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,20 +24,26 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
-from images.operations import check_blob, decode, memory_bytes, writes, zeros
-from images.payload import Operation, Step
+from images.block_index import check_index_group
+from images.operations import Bytes, check_blob, decode, memory_bytes, writes, zeros
+from images.payload import Operation, Part, Step
 from images.reader import Metadata, PayloadDigests
+from images.recent import Output, RecentOutputs, dictionary_bytes
 from updater.allocator import reuse_large_buffers
 from updater.budget import BudgetError
 from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
+from updater.held import LocalOutput, Origin
 from updater.plan import OwnFacts
+from updater.reuse import DictionaryLostError, LocalMismatchError
+from updater.sources import images_of
 
 if TYPE_CHECKING:
     from images.source import OldImage
     from partitions.slots import Region
     from partitions.writer import RegionWriter
     from updater.plan import Plan
+    from updater.reuse import Reuse
     from updater.state import Journal
 
 # Compressed and decompressed bytes in flight. One operation of any legal size always passes.
@@ -62,6 +68,13 @@ class PayloadBytes(Protocol):
     @property
     def position(self) -> int:
         """The offset of the next byte."""
+
+    @property
+    def serves_ranges(self) -> bool:
+        """Whether parts of the payload can be left out."""
+
+    def expect(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Only these ranges will be read from now on; all, when there are none."""
 
     def seek(self, position: int) -> None:
         """Go on at `position`."""
@@ -98,7 +111,7 @@ class _Write:
     """One operation under way: its number over all parts, and what gives its output.
 
     A worker has made it meanwhile. Where operations read what earlier ones wrote, it is made
-    only when it is asked for: once all before it are written.
+    only when it is asked for: once all before it are written. One that is in place is not written.
     """
 
     number: int
@@ -106,6 +119,7 @@ class _Write:
     operation: Operation
     cost: int
     output: Callable[[], bytes | memoryview | None]
+    in_place: bool = False
 
 
 _Item: TypeAlias = _Write | BaseException | None
@@ -152,6 +166,7 @@ class Pipeline:
         shell: Shell,
         writers: Mapping[str, RegionWriter],
         sources: Mapping[str, OldImage] = MappingProxyType({}),
+        reuse: Reuse | None = None,
     ) -> None:
         self._plan = plan
         self._metadata = metadata
@@ -161,7 +176,17 @@ class Pipeline:
         self._shell = shell
         self._writers = writers
         self._sources = sources
-        lengths = (step.operation.data_length for step in metadata.manifest.steps())
+        self._reuse = reuse
+        self._done = metadata.header.data_offset
+        self._recent = {
+            part.name: RecentOutputs(part, partial(self._stored, part))
+            for part in self._manifest.parts
+        }
+        self._firsts: dict[str, int] = {}  # the number of each part's first operation
+        for number, step in enumerate(self._manifest.steps()):
+            if step.part is not None:
+                self._firsts.setdefault(step.part.name, number)
+        lengths = (step.operation.data_length for step in self._manifest.steps())
         self._blob_bytes = array("Q", accumulate(lengths, initial=0))
         self._budget = _Budget(BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
@@ -178,7 +203,7 @@ class Pipeline:
             try:
                 self._drain()
                 self._flusher.finish()
-            except (DownloadStoppedError, DownloadError, BudgetError):
+            except (DownloadStoppedError, DownloadError, BudgetError, LocalMismatchError):
                 self._flusher.finish()  # no polite stop, lost network or spent budget costs a byte
                 raise
             finally:
@@ -191,39 +216,100 @@ class Pipeline:
         """Read blobs in file order and hand them to the workers; runs in the download thread."""
         item: _Item = None
         try:
-            whole = self._journal.next_operation == 0
+            whole = self._journal.next_operation == 0 and self._reuse is None
             digests = PayloadDigests() if whole else None
             if digests:
                 digests.metadata(self._metadata)
             for number, step in enumerate(self._manifest.steps()):
                 if number >= self._journal.next_operation:
                     self._feed_one(number, step, digests)
+            if digests:
+                self._read_indexes(digests)
             self._check_tail(digests)
         except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, raised there
             item = error
         self._queue.put(item)
 
     def _feed_one(self, number: int, step: Step, digests: PayloadDigests | None) -> None:
-        operation = step.operation
-        cost = memory_bytes(operation)
+        operation, part = step.operation, step.part
+        if part is not None and self._reuse is not None and self._reuse.holds(number):
+            self._feed_held(number, part, operation)
+            return
+        dictionary = 0 if part is None else dictionary_bytes(part, operation)
+        cost = memory_bytes(operation, dictionary=dictionary)
         self._budget.take(cost)
         blob = self._read_blob(operation)
         if digests:
             digests.blob(blob)
-        if step.part is None:  # a procedure that we do not know: its bytes are only read past
+        if part is None:  # a procedure that we do not know: its bytes are only read past
             check_blob(operation, blob)
             self._budget.give(cost)
             return
-        name = step.part.name
         make = partial(
-            decode,
+            self._decode,
+            operation,
+            blob,
+            part.name,
+            self._recent[part.name].dictionary(operation),
+        )
+        output: Callable[[], Bytes | None] = make
+        if not self._manifest.is_in_place(part):
+            made = self._pool.submit(make)
+            self._recent[part.name].add(number - self._firsts[part.name], made)
+            output = made.result
+        self._queue.put(_Write(number, part.name, operation, cost, output))
+
+    def _feed_held(self, number: int, part: Part, operation: Operation) -> None:
+        """Hand on an operation whose output is on this node."""
+        if self._reuse is None:  # a broken invariant: the caller looked
+            raise AssertionError("an operation is held where nothing is reused")
+        if self._reuse.in_place(number):
+            self._queue.put(_Write(number, part.name, operation, 0, lambda: None, in_place=True))
+            return
+        cost = operation.output_limit
+        self._budget.take(cost)
+        made: Output = self._pool.submit(self._reuse.make, number, part.name, operation)
+        self._recent[part.name].add(number - self._firsts[part.name], made)
+        self._queue.put(_Write(number, part.name, operation, cost, made.result))
+
+    def _decode(
+        self, operation: Operation, blob: bytes, name: str, dictionary: Callable[[], bytes]
+    ) -> Bytes | None:
+        return decode(
             operation,
             blob,
             block_size=self._manifest.block_size,
             source=self._sources.get(name),
+            dictionary=dictionary(),
         )
-        output = make if self._manifest.is_in_place(step.part) else self._pool.submit(make).result
-        self._queue.put(_Write(number, name, operation, cost, output))
+
+    def _stored(self, part: Part, number: int) -> bytes:
+        """Return what an operation wrote before a restart, or what was there all along.
+
+        Raises:
+            DictionaryLostError: the slot holds something else.
+        """
+        operation = part.operations[number]
+        region = self._writers[part.name].region
+        with images_of({part.name: region}) as images:
+            output = LocalOutput(None, Origin.PASSIVE).read(
+                operation,
+                {Origin.PASSIVE: images[part.name]},
+                block_size=self._manifest.block_size,
+            )
+        if output is None:
+            raise DictionaryLostError(
+                f"part {part.name} does not hold what operation {number} made"
+            )
+        return output
+
+    def _read_indexes(self, digests: PayloadDigests) -> None:
+        """Read past the block indexes, which are part of what the whole file's hash covers."""
+        for group in self._manifest.index_groups():
+            self._download.seek(self._metadata.header.data_offset + group.offset)
+            data = self._download.read_exactly(group.length)
+            check_index_group(group, data)
+            digests.blob(data)
 
     def _read_blob(self, operation: Operation) -> bytes:
         if not operation.data_length:
@@ -236,7 +322,9 @@ class Pipeline:
         if not digests and not self._plan.resumable:  # a broken invariant: see `_journal`
             raise AssertionError("a payload that proves itself at its end was begun in the middle")
         tail = b""
-        if self._manifest.signatures_offset is not None:
+        if self._reuse is not None and self._reuse.tail is not None:
+            tail = self._reuse.tail
+        elif self._manifest.signatures_offset is not None:
             start = self._metadata.header.data_offset + self._manifest.signatures_offset
             self._download.seek(start)
             tail = self._download.read_exactly(self._manifest.signatures_size)
@@ -271,7 +359,9 @@ class Pipeline:
         writer = self._writers[step.part]
         block_size = self._manifest.block_size
         output = step.output()
-        if output is None:
+        if step.in_place:
+            pass  # flushed with the rest all the same: whoever wrote it may not have
+        elif output is None:
             for offset, length in zeros(step.operation, block_size=block_size):
                 writer.zero_at(offset, length)
         else:
@@ -279,7 +369,10 @@ class Pipeline:
                 writer.write_at(offset, _within(writer.region, offset, data))
         self._budget.give(step.cost)
         self._flusher.mark(step.number + 1, step.operation.data_length)
-        self._shell.progress(self._download.position)
+        if step.operation.data_length:
+            end = (step.operation.data_offset or 0) + step.operation.data_length
+            self._done = self._metadata.header.data_offset + end
+        self._shell.progress(self._done)
 
     def _flush(self, next_operation: int) -> None:
         for writer in self._writers.values():

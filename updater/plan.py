@@ -113,6 +113,8 @@ class Plan:
         booted: the running system's partitions, which must never be written.
         workers: threads that decompress; None for one a core.
         sources: part name to the region of the booted slot, which a delta reads.
+        reuse: leave out what the slots hold already of a release's full payload.
+        avoided: operations that are fetched all the same, by their number over all parts.
     """
 
     facts: Facts
@@ -125,6 +127,8 @@ class Plan:
     booted: Booted
     workers: int | None = None
     sources: Mapping[str, Region] = field(default_factory=dict)
+    reuse: bool = False
+    avoided: frozenset[int] = frozenset()
 
     @property
     def identity(self) -> str:

@@ -349,6 +349,7 @@ def _plan(node: Node, update: Update, found: Found) -> Plan:
         booted=node.booted(),
         workers=settings.download.workers,
         sources=node.regions(slot.other),
+        reuse=True,
     )
 
 

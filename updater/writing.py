@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -20,6 +21,7 @@ from updater.local_payload import LocalPayload
 from updater.pipeline import PayloadDigestError, Shell
 from updater.planning import charge, limits
 from updater.progress import Progress
+from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.state import Journal
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from updater.plan import Plan
 
 log = logging.getLogger(__name__)
+
+MISMATCHES_MAX: Final = 8  # then nothing on this node is taken for a payload's output any more
 
 
 def write(
@@ -45,10 +49,12 @@ def write(
     Raises:
         SourceMismatchError: the booted slot is not what the delta starts from.
         ImagesError, PayloadDigestError: no mirror has the right bytes.
+        DictionaryLostError: the disk lost what was written; the next attempt begins anew.
         BudgetError: it came to more bytes than may be fetched.
         DownloadStoppedError, DownloadError: as `write_slot`.
     """
     left = list(urls)
+    mismatches = 0
     while True:
         journal = _journal(node, plan, counted_as)
         charge(node, journal, counted_as)  # what a kill left uncounted
@@ -56,6 +62,17 @@ def write(
             shell = _shell(node, plan, journal, download, version=version)
             try:
                 return write_slot(plan, download, journal, shell)
+            except LocalMismatchError as error:
+                mismatches += 1
+                log.warning("local blocks are not what they seemed operation=%d", error.number)
+                plan = dataclasses.replace(
+                    plan,
+                    avoided=plan.avoided | {error.number},
+                    reuse=mismatches < MISMATCHES_MAX,
+                )
+            except DictionaryLostError:
+                node.store.drop_journal()  # what it names as flushed is not what the disk holds
+                raise
             except SourceMismatchError:
                 node.store.drop_journal()
                 raise  # no mirror's fault

@@ -39,7 +39,7 @@ class ImageInfo(_message.Message):
     def __init__(self, size: _Optional[int] = ..., hash: _Optional[bytes] = ...) -> None: ...
 
 class InstallOperation(_message.Message):
-    __slots__ = ("type", "data_offset", "data_length", "src_extents", "src_length", "dst_extents", "dst_length", "data_sha256_hash", "src_sha256_hash", "dst_sha256")
+    __slots__ = ("type", "data_offset", "data_length", "src_extents", "src_length", "dst_extents", "dst_length", "data_sha256_hash", "src_sha256_hash", "dst_sha256", "dictionary_first", "dictionary_count")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REPLACE: _ClassVar[InstallOperation.Type]
@@ -58,6 +58,7 @@ class InstallOperation(_message.Message):
         LZ4DIFF_PUFFDIFF: _ClassVar[InstallOperation.Type]
         REPLACE_ZSTD: _ClassVar[InstallOperation.Type]
         SOURCE_ZSTD: _ClassVar[InstallOperation.Type]
+        TARGET_ZSTD: _ClassVar[InstallOperation.Type]
     REPLACE: InstallOperation.Type
     REPLACE_BZ: InstallOperation.Type
     MOVE: InstallOperation.Type
@@ -74,6 +75,7 @@ class InstallOperation(_message.Message):
     LZ4DIFF_PUFFDIFF: InstallOperation.Type
     REPLACE_ZSTD: InstallOperation.Type
     SOURCE_ZSTD: InstallOperation.Type
+    TARGET_ZSTD: InstallOperation.Type
     TYPE_FIELD_NUMBER: _ClassVar[int]
     DATA_OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +86,8 @@ class InstallOperation(_message.Message):
     DATA_SHA256_HASH_FIELD_NUMBER: _ClassVar[int]
     SRC_SHA256_HASH_FIELD_NUMBER: _ClassVar[int]
     DST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    DICTIONARY_FIRST_FIELD_NUMBER: _ClassVar[int]
+    DICTIONARY_COUNT_FIELD_NUMBER: _ClassVar[int]
     type: InstallOperation.Type
     data_offset: int
     data_length: int
@@ -94,7 +98,17 @@ class InstallOperation(_message.Message):
     data_sha256_hash: bytes
     src_sha256_hash: bytes
     dst_sha256: bytes
-    def __init__(self, type: _Optional[_Union[InstallOperation.Type, str]] = ..., data_offset: _Optional[int] = ..., data_length: _Optional[int] = ..., src_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., src_length: _Optional[int] = ..., dst_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., dst_length: _Optional[int] = ..., data_sha256_hash: _Optional[bytes] = ..., src_sha256_hash: _Optional[bytes] = ..., dst_sha256: _Optional[bytes] = ...) -> None: ...
+    dictionary_first: int
+    dictionary_count: int
+    def __init__(self, type: _Optional[_Union[InstallOperation.Type, str]] = ..., data_offset: _Optional[int] = ..., data_length: _Optional[int] = ..., src_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., src_length: _Optional[int] = ..., dst_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., dst_length: _Optional[int] = ..., data_sha256_hash: _Optional[bytes] = ..., src_sha256_hash: _Optional[bytes] = ..., dst_sha256: _Optional[bytes] = ..., dictionary_first: _Optional[int] = ..., dictionary_count: _Optional[int] = ...) -> None: ...
+
+class IndexGroup(_message.Message):
+    __slots__ = ("operations", "sha256")
+    OPERATIONS_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    operations: int
+    sha256: bytes
+    def __init__(self, operations: _Optional[int] = ..., sha256: _Optional[bytes] = ...) -> None: ...
 
 class InstallProcedure(_message.Message):
     __slots__ = ("type", "operations", "old_info", "new_info")
@@ -135,7 +149,7 @@ class CowMergeOperation(_message.Message):
     def __init__(self, type: _Optional[_Union[CowMergeOperation.Type, str]] = ..., src_extent: _Optional[_Union[Extent, _Mapping]] = ..., dst_extent: _Optional[_Union[Extent, _Mapping]] = ..., src_offset: _Optional[int] = ...) -> None: ...
 
 class PartitionUpdate(_message.Message):
-    __slots__ = ("partition_name", "run_postinstall", "postinstall_path", "filesystem_type", "new_partition_signature", "old_partition_info", "new_partition_info", "operations", "postinstall_optional", "hash_tree_data_extent", "hash_tree_extent", "hash_tree_algorithm", "hash_tree_salt", "fec_data_extent", "fec_extent", "fec_roots", "version", "merge_operations", "estimate_cow_size", "estimate_op_count_max")
+    __slots__ = ("partition_name", "run_postinstall", "postinstall_path", "filesystem_type", "new_partition_signature", "old_partition_info", "new_partition_info", "operations", "postinstall_optional", "hash_tree_data_extent", "hash_tree_extent", "hash_tree_algorithm", "hash_tree_salt", "fec_data_extent", "fec_extent", "fec_roots", "version", "merge_operations", "estimate_cow_size", "estimate_op_count_max", "index_groups", "index_hash_size", "age_operations")
     PARTITION_NAME_FIELD_NUMBER: _ClassVar[int]
     RUN_POSTINSTALL_FIELD_NUMBER: _ClassVar[int]
     POSTINSTALL_PATH_FIELD_NUMBER: _ClassVar[int]
@@ -156,6 +170,9 @@ class PartitionUpdate(_message.Message):
     MERGE_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     ESTIMATE_COW_SIZE_FIELD_NUMBER: _ClassVar[int]
     ESTIMATE_OP_COUNT_MAX_FIELD_NUMBER: _ClassVar[int]
+    INDEX_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    INDEX_HASH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    AGE_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     partition_name: str
     run_postinstall: bool
     postinstall_path: str
@@ -176,7 +193,10 @@ class PartitionUpdate(_message.Message):
     merge_operations: _containers.RepeatedCompositeFieldContainer[CowMergeOperation]
     estimate_cow_size: int
     estimate_op_count_max: int
-    def __init__(self, partition_name: _Optional[str] = ..., run_postinstall: _Optional[bool] = ..., postinstall_path: _Optional[str] = ..., filesystem_type: _Optional[str] = ..., new_partition_signature: _Optional[_Iterable[_Union[Signatures.Signature, _Mapping]]] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., postinstall_optional: _Optional[bool] = ..., hash_tree_data_extent: _Optional[_Union[Extent, _Mapping]] = ..., hash_tree_extent: _Optional[_Union[Extent, _Mapping]] = ..., hash_tree_algorithm: _Optional[str] = ..., hash_tree_salt: _Optional[bytes] = ..., fec_data_extent: _Optional[_Union[Extent, _Mapping]] = ..., fec_extent: _Optional[_Union[Extent, _Mapping]] = ..., fec_roots: _Optional[int] = ..., version: _Optional[str] = ..., merge_operations: _Optional[_Iterable[_Union[CowMergeOperation, _Mapping]]] = ..., estimate_cow_size: _Optional[int] = ..., estimate_op_count_max: _Optional[int] = ...) -> None: ...
+    index_groups: _containers.RepeatedCompositeFieldContainer[IndexGroup]
+    index_hash_size: int
+    age_operations: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, partition_name: _Optional[str] = ..., run_postinstall: _Optional[bool] = ..., postinstall_path: _Optional[str] = ..., filesystem_type: _Optional[str] = ..., new_partition_signature: _Optional[_Iterable[_Union[Signatures.Signature, _Mapping]]] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., postinstall_optional: _Optional[bool] = ..., hash_tree_data_extent: _Optional[_Union[Extent, _Mapping]] = ..., hash_tree_extent: _Optional[_Union[Extent, _Mapping]] = ..., hash_tree_algorithm: _Optional[str] = ..., hash_tree_salt: _Optional[bytes] = ..., fec_data_extent: _Optional[_Union[Extent, _Mapping]] = ..., fec_extent: _Optional[_Union[Extent, _Mapping]] = ..., fec_roots: _Optional[int] = ..., version: _Optional[str] = ..., merge_operations: _Optional[_Iterable[_Union[CowMergeOperation, _Mapping]]] = ..., estimate_cow_size: _Optional[int] = ..., estimate_op_count_max: _Optional[int] = ..., index_groups: _Optional[_Iterable[_Union[IndexGroup, _Mapping]]] = ..., index_hash_size: _Optional[int] = ..., age_operations: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DeltaArchiveManifest(_message.Message):
     __slots__ = ("partition_operations", "noop_operations", "old_partition_info", "new_partition_info", "procedures", "block_size", "signatures_offset", "signatures_size", "minor_version", "partitions", "max_timestamp", "partial_update", "security_patch_level")

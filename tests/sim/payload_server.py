@@ -91,11 +91,12 @@ class PayloadServer:
             flipped = bytearray(data)
             flipped[manners.flip_at] ^= 0x01
             data = bytes(flipped)
-        found = re.fullmatch(r"bytes=(\d+)-", asked)
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked)
         if manners.ranges and found:
             start = int(found[1]) + manners.shift_ranges
-            headers = {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-            self._send(handler, 206, memoryview(data)[start:], headers)
+            end = min(int(found[2]) + 1, len(data)) if found[2] else len(data)
+            headers = {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
+            self._send(handler, 206, memoryview(data)[start:end], headers)
             return
         self._send(handler, 200, memoryview(data), {})
 

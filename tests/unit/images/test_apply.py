@@ -18,6 +18,7 @@ from images.errors import (
     PartitionMismatchError,
     PartUnknownError,
 )
+from images.reader import verify_file
 from tests.sim.payloads import forge, image, key, trusted, zstd_forge
 
 A, B = image(2, 1), image(3, 2)
@@ -164,13 +165,14 @@ def test_a_payload_swapped_after_it_was_verified_is_noticed(payload: Path, out: 
     """The blobs are hashed again as they are unpacked: what is written is what was signed."""
 
     swapped = False
+    index_bytes = verify_file(payload, None).manifest.index_bytes
 
     def swap(done: int, _: int) -> None:
         nonlocal swapped
-        if not swapped and done == payload.stat().st_size - 267:  # the last blob was verified
+        if not swapped and done == payload.stat().st_size - 267:  # all of it was verified
             swapped = True
             data = bytearray(payload.read_bytes())
-            data[-268] ^= 1
+            data[-268 - index_bytes] ^= 1
             with payload.open("r+b") as file:
                 file.write(data)
 

@@ -18,15 +18,18 @@ from backports import zstd
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from images.apply import apply_file
 from images.build import build
 from images.errors import (
     FileUnreadableError,
     FileWriteError,
     ImagesError,
     ImageSizeError,
+    IndexMissingError,
     OperationUnsupportedError,
     PartUnknownError,
 )
+from images.layout import lay_out
 from images.reader import verify_file
 from tests.sim import protobuf_reader as wire
 from tests.sim.payloads import image, key, trusted
@@ -34,7 +37,14 @@ from tests.sim.payloads import image, key, trusted
 MIB = 1024 * 1024
 TEXT = b"the quick brown fox jumps over the lazy dog. " * 70_000
 MIXED = image(256) + TEXT[: 2 * MIB] + bytes(2 * MIB) + image(3)  # raw, packed, zeros, short
-TYPES = {0: "REPLACE", 1: "REPLACE_BZ", 6: "ZERO", 8: "REPLACE_XZ", 14: "REPLACE_ZSTD"}
+TYPES = {
+    0: "REPLACE",
+    1: "REPLACE_BZ",
+    6: "ZERO",
+    8: "REPLACE_XZ",
+    14: "REPLACE_ZSTD",
+    1001: "TARGET_ZSTD",
+}
 
 
 @dataclass
@@ -82,8 +92,11 @@ def built(folder: Path, content: bytes = MIXED, **options: Any) -> Seen:  # noqa
     return seen(folder / "payload")
 
 
-def unpacked(kind: str, blob: bytes, size: int) -> bytes:
+def unpacked(kind: str, blob: bytes, size: int, dictionary: bytes = b"") -> bytes:
     match kind:
+        case "TARGET_ZSTD":
+            raw = zstd.ZstdDict(dictionary, is_raw=True).as_prefix
+            return zstd.decompress(blob, zstd_dict=raw)
         case "REPLACE":
             return blob
         case "REPLACE_BZ":
@@ -94,6 +107,14 @@ def unpacked(kind: str, blob: bytes, size: int) -> bytes:
             return zstd.decompress(blob)
         case _:
             return bytes(size)
+
+
+def extents_of(operation: bytes) -> list[tuple[int, int]]:
+    """Return (first block, number of blocks)."""
+    return [
+        (wire.one_number(extent, 1), wire.one_number(extent, 2))
+        for extent in wire.messages(operation, 6)
+    ]
 
 
 ALL: list[dict[str, Any]] = [
@@ -115,20 +136,28 @@ def test_the_operations_make_the_image_block_for_block(
     payload = built(tmp_path, **options)
     whole = bytearray(len(MIXED))
     position = 0
+    made: list[bytes] = []
     for operation, kind in zip(payload.operations, payload.kinds(), strict=True):
-        extents = wire.messages(operation, 6)
-        assert len(extents) == 1
-        start, count = wire.one_number(extents[0], 1), wire.one_number(extents[0], 2)
-        blob = b""
+        extents = extents_of(operation)
+        blob = dictionary = b""
         if kind != "ZERO":
             assert wire.one_number(operation, 2) == position
             length = wire.one_number(operation, 3)
             blob = payload.area[position : position + length]
             assert wire.one_bytes(operation, 8) == hashlib.sha256(blob).digest()
             position += length
-        whole[start * 4096 : (start + count) * 4096] = unpacked(kind, blob, count * 4096)
+        if kind == "TARGET_ZSTD":
+            first, count = wire.one_number(operation, 1001), wire.one_number(operation, 1002)
+            dictionary = b"".join(made[first : first + count])
+        size = sum(count for _, count in extents) * 4096
+        made.append(unpacked(kind, blob, size, dictionary))
+        left = made[-1]
+        for start, count in extents:
+            whole[start * 4096 : (start + count) * 4096] = left[: count * 4096]
+            left = left[count * 4096 :]
 
-    assert position == len(payload.area), "the blobs lie back to back and fill the data area"
+    index = 0 if options.get("compat") else 6 * ((len(MIXED) - 2 * MIB) // 4096)
+    assert position == len(payload.area) - index, "the blobs lie back to back"
     assert bytes(whole) == MIXED
 
 
@@ -146,7 +175,8 @@ def test_the_manifest_names_the_image_and_a_full_payload(
     assert wire.one_number(info, 1) == len(MIXED)
     assert wire.one_bytes(info, 2) == hashlib.sha256(MIXED).digest()
     assert wire.numbers(payload.manifest) == [3, 4, 5, 12, 13]
-    assert sorted(set(wire.numbers(part))) == [1, 7, 8]
+    own = [] if options.get("compat") else [1000, 1001, 1002]
+    assert sorted(set(wire.numbers(part))) == [1, 7, 8, *own]
 
 
 @each_way
@@ -189,20 +219,100 @@ def test_compat_packs_xz_with_no_check_above_crc32(tmp_path: Path) -> None:
     assert stream[6:8] == b"\x00\x01", "stream flags: CRC32"
 
 
-def test_ours_differs_only_by_zstd_zero_and_field_1000(tmp_path: Path) -> None:
+def test_ours_differs_only_by_zstd_zero_and_own_fields(tmp_path: Path) -> None:
     payload = built(tmp_path)
 
-    assert payload.kinds() == ["REPLACE", "REPLACE_ZSTD", "REPLACE_ZSTD", "ZERO", "REPLACE"]
+    assert payload.kinds() == ["ZERO", "REPLACE", "REPLACE_ZSTD", "TARGET_ZSTD", "TARGET_ZSTD"]
+    numbers = {"ZERO": [1, 6, 1000], "TARGET_ZSTD": [1, 2, 3, 6, 8, 1000, 1001, 1002]}
     for operation, kind in zip(payload.operations, payload.kinds(), strict=True):
-        assert wire.numbers(operation) == [1, 6, 1000] if kind == "ZERO" else [1, 2, 3, 6, 8, 1000]
+        found = sorted(set(wire.numbers(operation)))
+        assert found == numbers.get(kind, [1, 2, 3, 6, 8, 1000])
 
 
 def test_field_1000_is_the_hash_of_what_the_operation_makes(tmp_path: Path) -> None:
     for operation in built(tmp_path).operations:
-        extent = wire.one_bytes(operation, 6)
-        start, count = wire.one_number(extent, 1), wire.one_number(extent, 2)
-        chunk = MIXED[start * 4096 : (start + count) * 4096]
+        chunk = b"".join(
+            MIXED[start * 4096 : (start + count) * 4096] for start, count in extents_of(operation)
+        )
         assert wire.one_bytes(operation, 1000) == hashlib.sha256(chunk).digest()
+
+
+def test_the_index_is_six_bytes_of_the_hash_of_each_block_that_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("images.build.INDEX_GROUP_SIZE", 2048)  # several, of a small image
+    payload = built(tmp_path)
+    blocks = [
+        MIXED[block * 4096 : (block + 1) * 4096]
+        for operation, kind in zip(payload.operations, payload.kinds(), strict=True)
+        if kind != "ZERO"
+        for start, count in extents_of(operation)
+        for block in range(start, start + count)
+    ]
+    index = b"".join(hashlib.sha256(block).digest()[:6] for block in blocks)
+    assert payload.area.endswith(index)
+    part = wire.messages(payload.manifest, 13)[0]
+    groups = wire.messages(part, 1000)
+    assert sum(wire.one_number(group, 1) for group in groups) == len(payload.operations)
+    assert len(groups) > 1
+    first = payload.area[-len(index) :]
+    assert any(
+        wire.one_bytes(groups[0], 2) == hashlib.sha256(first[:size]).digest()
+        for size in range(0, len(index) + 1, 6)
+    )
+
+
+class TestAfterEarlierPayloads:
+    def test_what_they_had_comes_first_by_age(self, tmp_path: Path) -> None:
+        oldest, older, new = image(40, 1), image(24, 2), image(8, 3)
+        for name, content in (
+            ("v0", oldest),
+            ("v1", older + oldest),
+            ("v2", new[: 4 * 4096] + oldest[: 9 * 4096] + older + oldest[9 * 4096 :]),
+        ):
+            (tmp_path / name).write_bytes(content)
+        build([("usr", tmp_path / "v0")], tmp_path / "v0.crau")
+        build([("usr", tmp_path / "v1")], tmp_path / "v1.crau", after=[tmp_path / "v0.crau"])
+        earlier = [tmp_path / "v1.crau", tmp_path / "v0.crau"]
+        made = build([("usr", tmp_path / "v2")], tmp_path / "v2.crau", after=earlier)
+        part = made.manifest.parts[0]
+        assert part.ages == (1, 1, 1)
+        runs = [
+            [(extent.start_block, extent.num_blocks) for extent in operation.dst_extents]
+            for operation in part.operations
+        ]
+        assert runs == [[(4, 9), (37, 31)], [(13, 24)], [(0, 4)]]
+        apply_file(tmp_path / "v2.crau", {"usr": tmp_path / "out"})
+        assert (tmp_path / "out").read_bytes() == (tmp_path / "v2").read_bytes()
+
+    def test_one_without_an_index_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "image").write_bytes(MIXED)
+        build([("usr", tmp_path / "image")], tmp_path / "old.crau", compat=True)
+        refused(IndexMissingError, "no index of blocks of 4096", tmp_path,
+                after=[tmp_path / "old.crau"])  # fmt: skip
+
+    def test_a_part_that_they_had_not_is_new(self, tmp_path: Path) -> None:
+        (tmp_path / "image").write_bytes(image(3))
+        build([("usr", tmp_path / "image")], tmp_path / "old.crau")
+        made = build(
+            [("data", tmp_path / "image")], tmp_path / "new.crau", after=[tmp_path / "old.crau"]
+        )
+        assert made.manifest.parts[0].ages == (1,)
+
+
+def test_an_image_that_changes_meanwhile_leaves_no_payload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "image"
+    source.write_bytes(MIXED)
+    os.utime(source, ns=(1, 1))
+
+    def changing(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        source.write_bytes(MIXED)
+        return lay_out(*arguments, **options)
+
+    monkeypatch.setattr("images.build.lay_out", changing)
+    refused(FileUnreadableError, "changed while it was read", tmp_path)
 
 
 def test_neighbouring_zero_chunks_are_one_operation_of_at_most_16_mib(tmp_path: Path) -> None:

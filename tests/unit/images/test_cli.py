@@ -347,6 +347,7 @@ def test_with_a_source_a_delta_is_built_and_its_costs_are_told(
         (["--source", "usr=usr.img", "--source", "b=odd"], 1, "part-unknown", "source of part 'b'"),
         (["--source", "usr=usr.img", "--format", "1"], 2, "usage", "a delta is of format 2"),
         (["--source", "usr=usr.img", "--compression", "xz"], 2, "usage", "packs each piece"),
+        (["--source", "usr=usr.img", "--after", "odd"], 2, "usage", "is for full payloads"),
         (["--source", "usr"], 2, "usage", "NAME=FILE"),
     ],
 )

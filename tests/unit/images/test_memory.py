@@ -144,6 +144,7 @@ def test_the_largest_patch_costs_what_is_budgeted_and_less_than_64_mib_with_its_
 
 DICTIONARY = """
 import hashlib, sys
+from dataclasses import replace
 from backports import zstd
 from images.operations import decode, memory_bytes
 from images.payload import Extent, Operation, OperationKind
@@ -170,18 +171,30 @@ operation = Operation(
     src_extents=extents, src_length=len(old), src_sha256=hashlib.sha256(old).digest(),
 )
 source = Held(old)
+taken = {"source": source}
+if sys.argv[1] == "TARGET_ZSTD":
+    operation = replace(
+        operation, kind=OperationKind.TARGET_ZSTD, src_extents=(), src_length=0, src_sha256=None,
+        dictionary_count=2,
+    )
+    made = [old[: len(old) // 2], old[len(old) // 2 :]]
+    taken = {}
 del new, packer, prefix
 with open("/proc/self/clear_refs", "w") as refs:
     refs.write("5")
 before = peak_kib()
-output = decode(operation, blob, block_size=4096, source=source, verify_output=True)
+if not taken:  # joined where it is needed, as those who carry out operations do
+    taken = {"dictionary": b"".join(made)}
+output = decode(operation, blob, block_size=4096, verify_output=True, **taken)
 grown = (peak_kib() - before) * 1024
 print(grown, memory_bytes(operation) - len(blob), len(blob), len(output))
 """
 
 
-def test_the_largest_dictionary_costs_what_is_budgeted_and_less_than_64_mib() -> None:
-    result = subprocess.run([sys.executable, "-c", DICTIONARY], capture_output=True, check=True)
+@pytest.mark.parametrize("kind", ["SOURCE_ZSTD", "TARGET_ZSTD"])
+def test_the_largest_dictionary_costs_what_is_budgeted_and_less_than_64_mib(kind: str) -> None:
+    command = [sys.executable, "-c", DICTIONARY, kind]
+    result = subprocess.run(command, capture_output=True, check=True)
     grown, budget, blob, made = map(int, result.stdout.split())
 
     assert made == 8 * MIB

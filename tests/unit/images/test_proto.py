@@ -15,13 +15,16 @@ NUMBERS = {
     "Signatures.Signature": "version 1 data 2 unpadded_signature_size 3",
     "ImageInfo": "size 1 hash 2",
     "InstallOperation": "type 1 data_offset 2 data_length 3 src_extents 4 src_length 5"
-    " dst_extents 6 dst_length 7 data_sha256_hash 8 src_sha256_hash 9 dst_sha256 1000",
+    " dst_extents 6 dst_length 7 data_sha256_hash 8 src_sha256_hash 9 dst_sha256 1000"
+    " dictionary_first 1001 dictionary_count 1002",
+    "IndexGroup": "operations 1 sha256 2",
     "InstallProcedure": "type 1 operations 2 old_info 3 new_info 4",
     "PartitionUpdate": "partition_name 1 run_postinstall 2 postinstall_path 3 filesystem_type 4"
     " new_partition_signature 5 old_partition_info 6 new_partition_info 7 operations 8"
     " postinstall_optional 9 hash_tree_data_extent 10 hash_tree_extent 11 hash_tree_algorithm 12"
     " hash_tree_salt 13 fec_data_extent 14 fec_extent 15 fec_roots 16 version 17"
-    " merge_operations 18 estimate_cow_size 19 estimate_op_count_max 20",
+    " merge_operations 18 estimate_cow_size 19 estimate_op_count_max 20"
+    " index_groups 1000 index_hash_size 1001 age_operations 1002",
     "DeltaArchiveManifest": "partition_operations 1 noop_operations 2 block_size 3"
     " signatures_offset 4 signatures_size 5 old_partition_info 8 new_partition_info 9"
     " procedures 10 minor_version 12 partitions 13 max_timestamp 14 partial_update 16"

@@ -597,3 +597,40 @@ class TestTls:
         with pytest.raises(DownloadError, match="no answer: SSLError"):
             download(stack, server.base, patience=ONCE).read_exactly(1)
         assert server.asked == []
+
+
+class TestExpectedRanges:
+    SPANS = ((100_000, 150_000), (700_000, 800_000))
+
+    def test_each_is_one_request_of_just_its_bytes(self, stack: ExitStack) -> None:
+        server = serve(stack)
+        source = download(stack, server.base)
+        source.expect(self.SPANS)
+        for start, end in self.SPANS:
+            source.seek(start)
+            assert source.read_exactly(1000) == DATA[start : start + 1000]
+            source.seek(start + 30_000)
+            assert source.read_exactly(end - start - 30_000) == DATA[start + 30_000 : end]
+        assert server.requests == ["bytes=100000-149999", "bytes=700000-799999"]
+        assert source.received == 150_000
+        assert source.serves_ranges
+
+    def test_a_server_without_ranges_is_asked_once(self, stack: ExitStack) -> None:
+        server = serve(stack, Manners(ranges=False))
+        source = download(stack, server.base)
+        source.expect(self.SPANS)
+        for start, end in self.SPANS:
+            source.seek(start)
+            assert source.read_exactly(end - start) == DATA[start:end]
+        assert len(server.requests) == 1
+        assert not source.serves_ranges
+
+    def test_one_that_breaks_goes_on_within_its_range(self, stack: ExitStack) -> None:
+        server = serve(stack, Manners(cut_after=64 * 1024))
+        source = download(stack, server.base)
+        source.expect(self.SPANS)
+        source.seek(700_000)
+        assert source.read_exactly(100_000) == DATA[700_000:800_000]
+        assert server.requests[0] == "bytes=700000-799999"
+        assert all(text.endswith("-799999") for text in server.requests)
+        assert len(server.requests) >= 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from typing_extensions import override
 
@@ -15,7 +16,9 @@ from tests.sim.lives import due_now
 from tests.sim.world import World, run_until
 from updater import shown
 from updater.engine import Engine
+from updater.held import LocalOutput, Origin, Scan
 from updater.lifecycle import State
+from updater.reuse import DictionaryLostError
 
 
 class Stuck(FusedLoader):
@@ -61,3 +64,40 @@ def test_a_disarming_that_fails_too_does_not_hide_why_the_attempt_failed(world: 
     stuck.stuck = False
     with pytest.raises(CustomCommandError, match="the flash is full"):
         engine.step()
+
+
+def test_blocks_that_are_not_what_they_seemed_are_fetched_within_the_attempt(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is said to be in the booted slot; each lie costs a new look, the last all trust."""
+    asked: list[int] = []
+
+    def everything(scan: Scan) -> dict[int, LocalOutput]:
+        asked.append(len(scan.avoided))
+        return {number: LocalOutput(None, Origin.BOOTED) for number in scan.open()}
+
+    monkeypatch.setattr("updater.reuse.at_the_same_place", everything)
+    run_until(Engine(node=world.node()), "rebooting")
+    assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
+    assert asked == list(range(len(asked)))
+
+
+def test_a_dictionary_that_the_disk_lost_lets_the_next_attempt_begin_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the journal names is not what the disk holds: the same would fail for ever."""
+
+    def lost(*_: object) -> None:
+        node = world.node()
+        journal = node.store.read_journal()
+        assert journal is not None
+        node.store.write_journal(msgspec.structs.replace(journal, next_operation=1))
+        raise DictionaryLostError("part usr does not hold what operation 0 made")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("updater.writing.write_slot", lost)
+        with pytest.raises(DictionaryLostError):
+            run_until(Engine(node=world.node()), "idle")
+    journal = world.node().store.read_journal()
+    assert journal is None or journal.next_operation == 0
+    assert shown.status(world.node())["last_failure"]["code"] == "dictionary-lost"
