@@ -421,14 +421,16 @@ class TestMeteredLink:
 
         def broke(download: Download, *why: Any) -> None:  # noqa: ANN401  # as it has them
             mark.touch()
+            asked.append(len(world.payloads.requests))
             real(download, *why)
 
+        asked: list[int] = []
         monkeypatch.setattr(Download, "_note_failure", broke)
-        world.payloads.manners.cut_after = MIB
+        world.payloads.manners.cut_after = MIB // 2
         node = fresh(world, deltas="false", metered_file=f'"{mark}"')
         with pytest.raises(MeteredLinkError):
             update(node)
-        assert len(world.payloads.requests) == 1
+        assert [len(world.payloads.requests)] == asked
 
         mark.unlink()
         world.payloads.manners.cut_after = None
