@@ -31,7 +31,7 @@ from updater.install import (
     WrittenSlot,
     verify_slot,
 )
-from updater.lifecycle import Event
+from updater.lifecycle import Event, State
 from updater.pipeline import PayloadDigestError
 from updater.plan import BROUGHT, Found, OwnFacts, Plan, check_fit, parts_of
 from updater.rooms import ROOM_ERRORS, AnyRoomError
@@ -98,7 +98,7 @@ def install(node: Node, memory: NodeState, found: Found | None, *, by_person: bo
 
     Args:
         node: the collaborators.
-        memory: in INSTALLING.
+        memory: in INSTALLING; or in VERIFYING, when the state folder failed there.
         found: what the check before gave; None when resuming, it is then looked up afresh.
         by_person: a person waits for it.
 
@@ -109,6 +109,8 @@ def install(node: Node, memory: NodeState, found: Found | None, *, by_person: bo
         StateError: the state folder fails; it resumes at the next step.
         AnyRoomError: it failed; the slot stays disarmed and the memory says why.
     """
+    if memory.state is State.VERIFYING:
+        memory = node.advance(memory, Event.RESTARTED)
     while True:
         try:
             return _install(node, memory, found, by_person=by_person)

@@ -90,7 +90,8 @@ def places(data: bytes) -> dict[str, tuple[int, set[str]]]:
         "metadata signature": (24 + header.manifest_size + 100, {"metadata-signature"}),
         "first blob": (blobs + 10, {"blob-mismatch"}),
         "last blob": (len(data) - 400, {"blob-mismatch"}),
-        "payload signature": (len(data) - 100, {"payload-signature"}),
+        # by its hash where a node fetches only what it lacks, else by the keys
+        "payload signature": (len(data) - 100, {"payload-digest", "payload-signature"}),
     }
 
 

@@ -16,9 +16,11 @@ from tests.sim.lives import due_now
 from tests.sim.world import World, run_until
 from updater import shown
 from updater.engine import Engine
+from updater.errors import StateError
 from updater.held import LocalOutput, Origin, Scan
 from updater.lifecycle import State
 from updater.reuse import DictionaryLostError
+from updater.state import NodeState
 
 
 class Stuck(FusedLoader):
@@ -64,6 +66,26 @@ def test_a_disarming_that_fails_too_does_not_hide_why_the_attempt_failed(world: 
     stuck.stuck = False
     with pytest.raises(CustomCommandError, match="the flash is full"):
         engine.step()
+
+
+def test_what_is_written_is_verified_anew_when_the_state_folder_failed_meanwhile(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = world.node()
+    engine = Engine(node=node)
+
+    def kept_and_lost(state: NodeState) -> None:
+        really(state)
+        if state.state is State.VERIFYING:
+            monkeypatch.setattr(node.store, "write_state", really)
+            raise StateError("the folder cannot be flushed: Input/output error")
+
+    really = node.store.write_state
+    monkeypatch.setattr(node.store, "write_state", kept_and_lost)
+    with pytest.raises(StateError):
+        run_until(engine, "rebooting")
+    assert node.store.read_state().state is State.VERIFYING
+    run_until(engine, "rebooting")
 
 
 def test_blocks_that_are_not_what_they_seemed_are_fetched_within_the_attempt(
