@@ -27,8 +27,10 @@ demo: setup ## a fleet on one machine: KEEP=1 leaves the server up
 tools: ## install by apt what the tests drive, when root
 	@sh .ci/tools
 
-test: setup tools lint types contracts ## lint, types, contracts and every quick test
-	$(BIN)/python -m pytest
+# Modules go to workers in the order of their folders: what takes longest comes first.
+JOBS ?= 0
+test: setup tools lint types contracts ## lint, types, contracts and every quick test; JOBS=2 for two workers
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
 	$(BIN)/ruff check .

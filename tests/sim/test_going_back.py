@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from images.errors import PayloadSignatureError
 from partitions.boot.gptprio import GptPriorities
 from partitions.slots import Slot
 from tests.sim.lives import due_now, let_time_pass, live, memory_of, new_process
@@ -21,6 +20,7 @@ from updater.errors import IllegalTransitionError
 from updater.install import ReadBackError
 from updater.lifecycle import State
 from updater.node import Node
+from updater.pipeline import PayloadDigestError
 from updater.rebooting import (
     RollbackRefusedError,
 )
@@ -149,7 +149,7 @@ class TestRollingBack:
         data = world.release("3.0.0", rollback_index=1)
         world.payloads.manners = Manners(flip_at=len(data) - 20)
         due_now(world)
-        with pytest.raises(PayloadSignatureError):
+        with pytest.raises(PayloadDigestError):
             Engine(node=node).step()
         assert memory_of(world).unverified is not None
         world.payloads.manners = Manners()

@@ -22,6 +22,7 @@ import contextlib
 import json
 import logging
 import random
+import shutil
 import sys
 import time
 from collections import Counter
@@ -243,6 +244,8 @@ def soak(loader: Loader, wanted: int, seed: int, results: Results, folder: Path)
             if number % ROWS_PER_LINE == 0:
                 print(_line(loader.name, results.cuts(loader.name)), flush=True)
     print(_line(loader.name, results.cuts(loader.name)), flush=True)
+    if not any(row["why"] for row in results.cuts(loader.name)):  # a brick is to be looked at
+        shutil.rmtree(folder / loader.name)
 
 
 def _count(rows: Sequence[dict[str, Any]]) -> int:
@@ -254,8 +257,9 @@ def examine(loader: Loader, results: Results, folder: Path) -> None:
     """Record an update of this loader and judge every state that a cut can leave of it."""
     if results.replayed(loader.name) is not None:
         return
-    recording = record(loader, folder / f"{loader.name}-recorded")
-    tally = replay(recording, folder / f"{loader.name}-scratch", sampled=STATES_SAMPLED)
+    recorded, scratch = (folder / f"{loader.name}-{what}" for what in ("recorded", "scratch"))
+    recording = record(loader, recorded)
+    tally = replay(recording, scratch, sampled=STATES_SAMPLED)
     print("\n".join([f"{loader.name}: replay", *tally.lines()]), flush=True)
     results.add(
         {
@@ -266,6 +270,9 @@ def examine(loader: Loader, results: Results, folder: Path) -> None:
             "reasons": tally.reasons,
         }
     )
+    if not tally.bricks:
+        shutil.rmtree(recorded)
+        shutil.rmtree(scratch)
 
 
 def _line(loader: str, cuts: Sequence[dict[str, Any]]) -> str:

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +75,9 @@ class Made:
         entry = self.entry(label)
         size = self.table.sector_size
         file = self.path.with_name(f"{label}.part")
-        with self.path.open("rb") as disk:
-            disk.seek(entry.first_lba * size)
-            file.write_bytes(disk.read(entry.sectors * size))
+        span = (f"skip={entry.first_lba * size}", f"count={entry.sectors * size}")
+        flags = ("bs=64K", "iflag=skip_bytes,count_bytes", "conv=sparse", "status=none")
+        run("dd", f"if={self.path}", f"of={file}", *span, *flags)
         return file
 
     def entry(self, label: str) -> Entry:
@@ -91,8 +91,8 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
-    """Return what gives the disk of a loader; each is made once, and nobody changes it."""
+def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Made]]:
+    """Give what gives the disk of a loader; each is made once, and nobody changes it."""
     folder = tmp_path_factory.mktemp("disks")
     images = images_in(folder)
     known: dict[str, Made] = {}
@@ -104,7 +104,8 @@ def disks(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
             known[loader] = made(loader, images, folder / loader)
         return known[loader]
 
-    return disk_of
+    yield disk_of
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=LOADERS)

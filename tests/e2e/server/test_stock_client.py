@@ -42,8 +42,8 @@ class Site:
         done("channel", "promote", self.folder, "stable", version)
 
     def shown(self) -> Any:  # noqa: ANN401  # JSON
-        """Return what `node show` says of the machine."""
-        return facts("node", "show", self.folder, MACHINE)
+        """Return what the server tells of the machine; `node show` takes half a second for it."""
+        return self.api(f"nodes/{MACHINE}")
 
     def api(self, path: str) -> Any:  # noqa: ANN401  # JSON
         return requests.get(f"{self.url}/api/{path}", timeout=30).json()
@@ -86,6 +86,7 @@ def engine(site: Site, tmp_path: Path) -> StockEngine:
 def test_a_stock_machine_walks_through_a_whole_update(site: Site, engine: StockEngine) -> None:
     assert engine.tick() == "no update"
     assert site.shown()["node"]["waits_for"] == "no-release"
+    assert facts("node", "show", site.folder, MACHINE) == site.shown()
     site.publish("2.0.0", "v2-full-signed.crau", "full-signed.crau")
     assert site.shown()["node"]["state"] == "idle"
 

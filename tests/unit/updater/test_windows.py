@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Final
@@ -177,15 +179,19 @@ rows = st.lists(
 )
 
 
-def by_the_minute(
-    zone: ZoneInfo, begin: datetime, row: tuple[int | None, int, int, int]
-) -> list[bool]:
+@functools.cache  # a few zones and beginnings, many examples
+def walls(zone: ZoneInfo, begin: datetime) -> list[datetime]:
+    """Return what the wall shows in every minute, from a week before on."""
+    minutes = (begin + number * MINUTE for number in range(-7 * 1440, STRETCH))
+    return [minute.astimezone(zone).replace(tzinfo=None, fold=0) for minute in minutes]
+
+
+def by_the_minute(shows: Sequence[datetime], row: tuple[int | None, int, int, int]) -> list[bool]:
     """Mark every minute: a minute that the wall shows for the first time may open the window."""
     weekday, hour, minute, length = row
     marks = [False] * STRETCH
     shown: set[datetime] = set()
-    for number in range(-7 * 1440, STRETCH):
-        wall = (begin + number * MINUTE).astimezone(zone).replace(tzinfo=None, fold=0)
+    for number, wall in enumerate(shows, -7 * 1440):
         fits = (wall.hour, wall.minute) == (hour, minute) and weekday in {None, wall.weekday()}
         if fits and wall not in shown:
             marks[max(number, 0) : max(number + length, 0)] = [True] * (
@@ -202,7 +208,8 @@ def test_windows_are_open_as_marked_by_the_minute(
 ) -> None:
     local = ZoneInfo(zone)
     begin = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    each = [by_the_minute(local, begin, row) for row in some]
+    shows = walls(local, begin)
+    each = [by_the_minute(shows, row) for row in some]
     marks = [any(column) for column in zip(*each, strict=True)]
     found = windows(
         *(
