@@ -1,4 +1,4 @@
-"""Deltas of a release: from which version each one starts, and whether it is worth keeping. Pure.
+"""Deltas of a release: which are worth making, from where each starts, which are kept. Pure.
 
 A delta says of itself which images it starts from and which it makes, by their digests. Which
 versions these are is looked up among what was signed: nobody has to say it, and nobody can err.
@@ -13,7 +13,7 @@ from server.errors import DeltaSourceUnknownError, DeltaTargetError
 from server.wording import size_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Sequence
 
     from images.payload import Manifest
     from images.release import PayloadFacts
@@ -22,6 +22,27 @@ if TYPE_CHECKING:
 # reads and patches the old image), a failed one is followed by the full payload, and each has to be
 # kept, mirrored and signed for: between two builds of one system they come to a tenth or less.
 PAYS_SHARE: Final = 0.7
+# A channel document names at most 64 payloads of a release (`images.release.PayloadPaths`).
+DELTAS_MAX: Final = 63
+
+
+def starts_of(
+    histories: Iterable[Sequence[str]], version: str, *, last: int, published: Collection[str]
+) -> list[str]:
+    """Return the versions that a delta to `version` is worth making from, newest first.
+
+    Args:
+        histories: for each channel what was current on it, newest first.
+        version: what the deltas make.
+        last: how many of each channel.
+        published: versions that have a full payload to make the old images from.
+    """
+    new = parse_version(version)
+    found: set[str] = set()
+    for history in histories:
+        older = [one for one in history if one in published and parse_version(one) < new]
+        found.update(older[:last])
+    return sorted(found, key=parse_version, reverse=True)
 
 
 def pays(size: int, full_size: int) -> bool:

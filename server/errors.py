@@ -13,7 +13,7 @@ Each leaf owns a stable code, a hint and an exit status. Nothing is raised here.
     │   └── DatabaseBusyError, DatabaseUnreadableError, DatabaseNewerError
     ├── ReleaseError               what is published
     │   ├── ReleaseExistsError, ReleaseUnknownError, ReleaseWithdrawnError, ReleaseFormatError
-    │   ├── DeltaSourceUnknownError, DeltaTargetError
+    │   ├── DeltaSourceUnknownError, DeltaTargetError, DeltaKeyError, DeltasTooManyError
     │   └── PayloadAbsentError
     ├── ChannelError
     │   ├── ChannelExistsError, ChannelUnknownError, FloorLoweredError, BelowFloorError
@@ -212,6 +212,25 @@ class DeltaTargetError(ReleaseError):
 
     code = "delta-target"
     hint = "Build it to the very image that the release's full payload makes."
+
+
+class DeltaKeyError(ReleaseError):
+    """Deltas would be made that no node takes: nothing at hand signs them as the payload is."""
+
+    code = "delta-key"
+    hint = (
+        "Name the private key of the payload with --payload-key; or keep it where it is: build the"
+        " deltas there with `bascule-image build --source` and add them with --delta."
+        " --deltas-from 0 makes none."
+    )
+    exit_status = EXIT_USAGE
+
+
+class DeltasTooManyError(ReleaseError):
+    """A release would have more payloads than a channel can name, and could not be promoted."""
+
+    code = "deltas-too-many"
+    hint = "Leave out those from the oldest versions: their nodes take the full payload, in part."
 
 
 class PayloadAbsentError(ReleaseError):

@@ -7,16 +7,20 @@ import hashlib
 import os
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from images.reader import open_regular, verify_file
 from images.release import facts_of
 from images.version import parse_version
+from server.deltas import source_of
 from server.durable import DRAFT_PREFIX, PUBLIC_MODE, sync_folder, translated
+from server.reflection import published_payloads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import ExitStack
     from datetime import datetime
     from typing import BinaryIO
 
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
     from images.reader import Progress
     from images.release import PayloadFacts
     from images.signing import TrustedKeys
+    from server.desk import Desk
+    from server.making import Stage
 
 CHUNK_BYTES: Final = 1024 * 1024
 
@@ -117,6 +123,49 @@ def take_in(
         yield Incoming(
             path=path, sha256=sha256, size=size, format=metadata.header.major, facts=facts
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """Takes files of one release in; what comes in is gone when `stack` ends."""
+
+    desk: Desk
+    order: ReleaseOrder
+    trusted: TrustedKeys | None
+    created: datetime
+    stage: Stage
+    stack: ExitStack
+
+    def full(self, file: Path) -> Incoming:
+        """Return a full payload; raise as `take_in`."""
+        with self.stage("verifying") as progress:
+            return self.stack.enter_context(
+                take_in(
+                    file,
+                    self.desk.payloads,
+                    self.order,
+                    trusted=self.trusted,
+                    created=self.created,
+                    progress=progress,
+                )
+            )
+
+    def delta(self, file: Path, full: PayloadFacts) -> Incoming:
+        """Return a delta to the release of `full`; raise as `take_in` and `source_of`."""
+        known = published_payloads(self.desk.repository.read()).values()
+        others = [facts for _, facts in known if facts.kind == "full"]
+        with self.stage("verifying") as progress:
+            return self.stack.enter_context(
+                take_in(
+                    file,
+                    self.desk.payloads,
+                    self.order,
+                    trusted=self.trusted,
+                    created=self.created,
+                    source_of=partial(source_of, full=full, others=others),
+                    progress=progress,
+                )
+            )
 
 
 @contextlib.contextmanager

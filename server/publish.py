@@ -7,10 +7,7 @@ completed by the same command, run again.
 
 from __future__ import annotations
 
-import enum
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,15 +16,27 @@ from tuf.api.metadata import TargetFile
 from images.release import encode_payload_facts, tuf_payload_path
 from images.version import parse_version
 from server.activity import record
+from server.added import Added, AddedDelta, Outcome
+from server.beside import (
+    make,
+    not_kept,
+    not_named_yet,
+    one_of_each,
+    require_room,
+    starts_for,
+    what_is_added,
+)
 from server.catalogue import payloads_of
-from server.deltas import pays, source_of, why_not
 from server.durable import link_durably
-from server.errors import ReleaseExistsError, ReleaseFormatError
-from server.intake import take_in
+from server.errors import (
+    ReleaseExistsError,
+    ReleaseFormatError,
+)
+from server.intake import Intake
+from server.making import MakingOrder, require_key
 from server.reflection import (
     insert_payload,
     look_into,
-    published_documents,
     published_payloads,
     reflect,
     release_id,
@@ -35,68 +44,20 @@ from server.reflection import (
 from server.roles import RELEASES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from images.payload import Manifest
-    from images.reader import Progress
     from images.release import PayloadFacts
     from images.signing import TrustedKeys
     from server.contents import Contents
     from server.desk import Desk
     from server.intake import Incoming, ReleaseOrder
     from server.keys import KeyFolder
+    from server.making import Stage
 
 
-class Outcome(enum.Enum):
-    """What publishing a payload came to; the value is what `release add --json` prints."""
-
-    SIGNED = "signed"  # a new release
-    STOCK = "stock"  # a payload of format 1 beside a signed one, for stock clients only
-    UNCHANGED = "unchanged"  # it had been published before, exactly so
-    TOO_LARGE = "too-large"  # a delta that does not pay: it is not kept
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddedDelta:
-    """What `add_release` did with a delta.
-
-    Attributes:
-        outcome: in one word.
-        source: the version that it starts from.
-        sha256: its name.
-        size: its bytes.
-        tuf_path: where `releases` lists it; empty when it is not kept.
-    """
-
-    outcome: Outcome
-    source: str
-    sha256: str
-    size: int
-    tuf_path: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Added:
-    """What `add_release` did.
-
-    Attributes:
-        outcome: in one word.
-        facts: what was signed, or for a stock payload what would have been.
-        sha256: the payload's name.
-        size: its bytes.
-        tuf_path: where `releases` lists the version.
-        deltas: what was done with each delta, in their order.
-        warnings: sentences that a person should read.
-    """
-
-    outcome: Outcome
-    facts: PayloadFacts
-    sha256: str
-    size: int
-    tuf_path: str
-    warnings: tuple[str, ...]
-    deltas: tuple[AddedDelta, ...] = ()
+def _silent(_what: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def add_release(
@@ -107,7 +68,8 @@ def add_release(
     trusted: TrustedKeys | None,
     keys: KeyFolder,
     deltas: Sequence[Path] = (),
-    progress: Progress | None = None,
+    making: MakingOrder | None = None,
+    stage: Stage = _silent,
 ) -> Added:
     """Verify a payload and publish it; doing it twice is the same as once.
 
@@ -118,7 +80,9 @@ def add_release(
         trusted: public keys of payload signatures; None leaves signatures unchecked.
         keys: where the keys of `releases` are.
         deltas: files of deltas to the same images; those that pay are published with it.
-        progress: called with bytes done and their whole number while a copy is verified.
+        making: which more of them are made here; None for none. One that cannot be made is told
+            of, and the release is published without it.
+        stage: gives, by what is done, the callback that shows how far it is.
 
     Raises:
         ImagesError: a payload does not verify, or a name or version is not of the right shape.
@@ -128,19 +92,25 @@ def add_release(
             for stock clients.
         DeltaTargetError: a delta makes another image.
         DeltaSourceUnknownError: a delta starts from what was never published.
+        DeltasTooManyError: it would have more deltas than a channel can name.
+        DeltaKeyError: deltas are to be made that nothing would sign.
+        ChannelUnknownError: deltas are to be made from the releases of a channel that is none.
         KeysMissingError: the release cannot be signed.
         DeskUnwritableError: no space, no permission; readers see the old state.
         DeskBusyError: another change goes on.
     """
     created = desk.clock().replace(microsecond=0)
     with ExitStack() as stack:
-        take = partial(take_in, trusted=trusted, created=created, progress=progress)
-        incoming = stack.enter_context(take(payload, desk.payloads, order))
-        sources = _sources(desk, incoming.facts) if deltas else None
-        coming = [
-            stack.enter_context(take(file, desk.payloads, order, source_of=sources))
-            for file in deltas
-        ]
+        take = Intake(desk, order, trusted, created, stage, stack)
+        incoming = take.full(payload)
+        coming = [take.delta(file, incoming.facts) for file in deltas]
+        failures: list[str] = []
+        if making is not None and making.last:
+            starts, failures = starts_for(desk, incoming, coming, making)
+            if starts:
+                require_key(making.keys, trusted=trusted, full=incoming)
+                _require_signers(desk, keys)
+                failures += make(desk, incoming, coming, starts, making, take)
         stack.enter_context(desk.locked())
         contents = desk.repository.read()
         published = published_payloads(contents)
@@ -151,11 +121,12 @@ def add_release(
                 f"payload {incoming.sha256[:16]} of release {order.version} is for stock clients,"
                 " so no delta goes with it"
             )
-        added = tuple(_added(one, incoming.size, published) for one in coming)
+        added = one_of_each([what_is_added(one, incoming.size, published) for one in coming])
+        require_room(order, added, published)
         _keep(desk, incoming, path, is_named=outcome is not Outcome.STOCK)
         new = {path: incoming} if outcome is Outcome.SIGNED else {}
         for one, what in zip(coming, added, strict=True):
-            if what.outcome is not Outcome.TOO_LARGE:
+            if what.tuf_path:
                 _keep(desk, one, what.tuf_path, is_named=True)
             if what.outcome is Outcome.SIGNED:
                 new[what.tuf_path] = one
@@ -173,44 +144,17 @@ def add_release(
             warnings=(
                 *_warnings(order, (facts for _, facts in published.values()), trusted),
                 *_differences(incoming.facts, published.get(path)),
-                *(
-                    why_not(one.size, incoming.size, one.source)
-                    for one in added
-                    if one.outcome is Outcome.TOO_LARGE
-                ),
-                *_not_named_yet(desk, contents, order, added),
+                *not_kept(added, incoming.size),
+                *failures,
+                *not_named_yet(desk, contents, order, added),
             ),
         )
 
 
-def _sources(desk: Desk, full: PayloadFacts) -> Callable[[Manifest], str]:
-    """Return what tells the version that a delta to the release of `full` starts from."""
-    known = published_payloads(desk.repository.read()).values()
-    others = [facts for _, facts in known if facts.kind == "full"]
-    return partial(source_of, full=full, others=others)
-
-
-def _added(
-    delta: Incoming, full_size: int, published: Mapping[str, tuple[TargetFile, PayloadFacts]]
-) -> AddedDelta:
-    """Decide what a delta is to its release; refuse what would change a published one."""
-    facts = delta.facts
-    source = facts.source.version if facts.source is not None else ""
-    path = tuf_payload_path(facts.product, facts.board, facts.version, f"delta-from-{source}")
-    outcome = Outcome.SIGNED
-    if path in published:
-        sha256 = published[path][0].hashes["sha256"]
-        if sha256 != delta.sha256:
-            raise ReleaseExistsError(
-                f"release {facts.version} has delta {sha256[:16]} from {source},"
-                f" this one is {delta.sha256[:16]}"
-            )
-        outcome = Outcome.UNCHANGED
-    elif not pays(delta.size, full_size):
-        outcome, path = Outcome.TOO_LARGE, ""
-    return AddedDelta(
-        outcome=outcome, source=source, sha256=delta.sha256, size=delta.size, tuf_path=path
-    )
+def _require_signers(desk: Desk, keys: KeyFolder) -> None:
+    """See that the release can be signed before work of minutes is done for it."""
+    publics, threshold = desk.repository.read().keys_of(RELEASES)
+    keys.signers(RELEASES, publics, threshold)
 
 
 def _keep(desk: Desk, incoming: Incoming, path: str, *, is_named: bool) -> None:
@@ -219,21 +163,6 @@ def _keep(desk: Desk, incoming: Incoming, path: str, *, is_named: bool) -> None:
     incoming.keep_as(kept)
     if is_named:
         link_durably(kept, desk.repository.target_path(path, incoming.sha256))
-
-
-def _not_named_yet(
-    desk: Desk, contents: Contents, order: ReleaseOrder, added: Sequence[AddedDelta]
-) -> list[str]:
-    """Tell which channels allow the release, but not yet its new deltas."""
-    new = {one.tuf_path for one in added if one.outcome is Outcome.SIGNED}
-    return [
-        f"channel {document.channel} allows release {order.version} without its new deltas:"
-        " promote it again"
-        for document in published_documents(desk, contents)
-        if (document.product, document.board) == (order.product, order.board)
-        and order.version in document.allowed
-        and new - set(document.allowed[order.version])
-    ]
 
 
 def _outcome(

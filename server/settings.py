@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from images.release import NAME_PATTERN
+from server.deltas import DELTAS_MAX
 from server.errors import DeskMissingError, DeskSettingsError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         product: the product that commands mean when none is given.
         board: the board that commands mean when none is given.
         payload_keys: public keys of payload signatures, relative to the desk's folder.
+        deltas_from: from how many last releases of each channel `release add` makes deltas, when
+            it is not told.
         poll_interval_secs: what nodes are told to wait between checks, unless a group says else;
             0 tells them nothing. It can only slow a node down.
         grant_timeout_secs: a grant without a sign of progress for so long frees its place.
@@ -41,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     product: Name = "bascule"
     board: Name = "generic"
     payload_keys: list[str] = []
+    deltas_from: Annotated[int, msgspec.Meta(ge=0, le=DELTAS_MAX)] = 0
     poll_interval_secs: Annotated[int, msgspec.Meta(ge=0, le=86400)] = 0
     grant_timeout_secs: Annotated[int, msgspec.Meta(ge=1, le=30 * 86400)] = 3600  # 1 hour
     events_kept: Annotated[int, msgspec.Meta(ge=100, le=10_000_000)] = 100_000

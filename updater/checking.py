@@ -11,6 +11,7 @@ import msgspec
 
 from images.version import parse_version
 from updater import ENGINE_VERSION, given, planning
+from updater.budget import BudgetError
 from updater.download import DownloadStoppedError
 from updater.errors import EXIT_ARMED, RefusedError, UnreachableError
 from updater.gates import ROLLOUT_STOPPED
@@ -19,7 +20,7 @@ from updater.offers import ServerHoldsError, take_up, tell_of_lost_install
 from updater.plan import Found
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import SERVER_HINT_MAX, next_check
-from updater.state import NodeState, Update
+from updater.state import NodeState, Report, Update
 from updater.steering import Self
 from updater.trust.errors import NothingNewerError
 from updater.trust.holdback import is_held_back, newer_since
@@ -106,7 +107,12 @@ def look(
     # Behind what this node itself has against the version, which no server takes back.
     if nothing is not None and nothing.code in STOPPED and not forced:
         raise _held(nothing)
-    choice, source_read = planning.chosen(node, memory, release)
+    try:
+        choice, source_read = planning.chosen(node, memory, release)
+    except BudgetError as error:
+        if hint is not None and hint.offer is not None:
+            _put_off(node, running.version, release.version, error)
+        raise
     payload = choice.best.payload
     return Found(
         version=release.version,
@@ -121,7 +127,24 @@ def look(
         kind=payload.facts.kind,
         cost=choice.best.cost,
         left_out=choice.left_out,
+        whole_on=planning.day_ahead(node, choice.further_days),
         source_read=source_read,
+    )
+
+
+def _put_off(node: Node, running: str, version: str, error: BudgetError) -> None:
+    """Let the server give the place of this node to another: it may be days until it goes on."""
+    error.is_told = True
+    node.report(
+        Report(
+            event_type=3,
+            event_result=9,
+            at=node.clock(),
+            version=running,
+            code=error.code,
+            sentence=str(error),
+            next_version=version,
+        )
     )
 
 
@@ -346,6 +369,7 @@ def _update(node: Node, found: Found, *, forced: bool, pinned: bool) -> Update:
         kind=found.kind,
         cost=found.cost,
         left_out=found.left_out,
+        whole_on=found.whole_on,
         forced=forced,
         pinned=pinned,
     )

@@ -92,7 +92,8 @@ class Download:
         stop: set to make every wait and read end with `DownloadStoppedError`.
         rate: bytes per second at most, 0 for no limit.
         allowance: gives the limit of bytes that is nearest, None for none. Asked with each
-            transfer that begins: a link may have become a metered one.
+            transfer that begins, and told what was received so far: a link may have become a
+            metered one.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Download:
         monotonic: Callable[[], float],
         stop: threading.Event,
         rate: int = 0,
-        allowance: Callable[[], Allowance | None] = lambda: None,
+        allowance: Callable[[int], Allowance | None] = lambda _: None,
     ) -> None:
         from updater.connections import Cutter
 
@@ -117,6 +118,7 @@ class Download:
         self._stop = stop
         self._nearest_limit = allowance
         self._allowance: Allowance | None = None
+        self._counted = 0  # what was received when the allowance was asked for
         self._bucket = token_bucket.full(rate, monotonic()) if rate else None
         self._failures = dict.fromkeys(self._urls, 0)
         self._lacking: set[str] = set()
@@ -238,6 +240,7 @@ class Download:
 
     def _read_some(self, size: int) -> bytes:
         reply = self._reply or self._open()
+        self._require(size)
         if self._reply_end is not None:
             size = min(size, self._reply_end - self._position)
         piece = self._raw_read(reply, size)
@@ -266,6 +269,18 @@ class Download:
             self._pause(wait)
         return piece
 
+    def _require(self, size: int) -> None:
+        """Refuse bytes of which only some may come: what is not whole counts, and is of no use.
+
+        Raises:
+            BudgetError: fewer are allowed.
+        """
+        if self._allowance is not None and self._left_of(self._allowance) < size:
+            raise self._allowance.refusal_after(self.received)
+
+    def _left_of(self, allowance: Allowance) -> int:
+        return allowance.left - (self.received - self._counted)
+
     def _allowed(self, size: int) -> int:
         """Return how many of `size` bytes one read may ask for.
 
@@ -276,14 +291,14 @@ class Download:
             size = min(size, self._bucket.burst)
         if self._allowance is None:
             return size
-        left = self._allowance.left - self.received
+        left = self._left_of(self._allowance)
         if left <= 0:
-            raise self._allowance.refusal("more of the payload", self.received)
+            raise self._allowance.refusal_after(self.received)
         return min(size, left)
 
     def _open(self) -> requests.Response:
         """Ask the first mirror for the rest from `position` on; returns a reply that is there."""
-        self._allowance = self._nearest_limit()
+        self._allowance, self._counted = self._nearest_limit(self.received), self.received
         self._allowed(1)  # before anybody is asked for bytes that may not come
         reply = self._request(self._urls[0])
         self._window = (self._monotonic(), 0)

@@ -75,6 +75,7 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         CopyMismatchError: the disk does not hold what a delta in place starts from.
         FactsMismatchError: the manifest differs from the signed facts.
         DownloadError: no mirror gave the bytes.
+        BudgetError: it costs more bytes than may be fetched.
         DownloadStoppedError: told to stop.
         LocalMismatchError: a slot does not hold what it seemed to; go on with a new download.
         DictionaryLostError: the disk lost what was written before a restart.
@@ -91,6 +92,7 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
     )
     _compare(metadata, plan.facts)
     _compare_sources(metadata.manifest, plan.facts)
+    shell.begin()
     if not journal.next_operation:
         _clear(plan)
     with ExitStack() as stack:
@@ -103,6 +105,8 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         reuse = find_reuse(plan, metadata, download, journal, shell, stack)
         if reuse is None:
             download.expect([])
+        done = max(download.position, journal.spared)
+        shell.priced(plan.size - done if reuse is None else reuse.cost)
         Pipeline(plan, metadata, download, journal, shell, writers, images, reuse).run()
     for part in plan.facts.partitions:
         cut_file(plan.regions[part.name], part.size)

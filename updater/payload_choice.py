@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from updater.budget import Allowance, mb, tightest
+from updater.budget import Allowance, BudgetError, DayBudgetError, days_needed, mb
 from updater.trust.errors import NoUsablePayloadError
 
 if TYPE_CHECKING:
@@ -41,10 +41,18 @@ class Priced:
 
     For a delta they are those of the file less what is flushed already. For a full payload they may
     be fewer: what the node finds on its own disks need not be fetched.
+
+    Attributes:
+        payload: what is signed of it.
+        cost: bytes that it may cost; those that it costs, where `known_after` is None.
+        known_after: bytes of it after which is known what it costs here.
+        step: bytes that must come in one go to get on with it; 0 for as few as one likes.
     """
 
     payload: PayloadTarget
     cost: int
+    known_after: int | None = None
+    step: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,10 +62,12 @@ class Choice:
     Attributes:
         best: the payload that costs least.
         left_out: why others are not taken, a sentence each.
+        further_days: over how many more days it has to be spread by a day's limit.
     """
 
     best: Priced
     left_out: tuple[str, ...]
+    further_days: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +95,10 @@ def choose(
     1. A delta counts only where deltas are taken and the booted slot holds what it starts from.
     2. One that failed here does not count; when all of them did, they are tried again.
     3. The cheapest counts; of two at one price the full one, which needs nothing else to be right.
-    4. It must be within every limit. What costs more is beyond them then, too.
+    4. It must be within every limit. What costs more is beyond them then, too; but one whose true
+       cost is known after a part that is within them is begun: the cheapest of these. Whoever
+       fetches it compares the true cost with the limits again, before the rest.
+    5. A limit that is renewed by the day spreads it over days.
 
     Args:
         payloads: those that trust and policy let this node install, never none.
@@ -108,16 +121,32 @@ def choose(
     sound = [priced for priced in usable if priced.payload.sha256 not in failed]
     if sound:
         left_out += [
-            f"{named(priced.payload)} failed here: {failed[priced.payload.sha256].sentence}"
+            f"{named(priced.payload)} failed here{_after(failed[priced.payload.sha256])}:"
+            f" {failed[priced.payload.sha256].sentence}"
             for priced in usable
             if priced.payload.sha256 in failed
         ]
-    best = min(sound or usable, key=_order)
-    limit = tightest(policy.limits)
-    if limit is not None and best.cost > limit.left:
-        beyond = f" ({'; '.join(left_out)})" if left_out else ""
-        raise limit.refusal(f"{named(best.payload)}{beyond}", best.cost)
-    return Choice(best=best, left_out=tuple(left_out))
+    beyond = f" ({'; '.join(left_out)})" if left_out else ""
+    ordered = sorted(sound or usable, key=_order)
+    first: BudgetError | None = None
+    for priced in ordered:
+        try:
+            further = days_needed(
+                policy.limits,
+                f"{named(priced.payload)}{beyond}",
+                priced.cost,
+                step=priced.step,
+                known_after=priced.known_after,
+            )
+        except DayBudgetError:
+            raise  # what costs more would only be taken for its smaller steps
+        except BudgetError as error:
+            first = first or error
+            continue
+        return Choice(best=priced, left_out=tuple(left_out), further_days=further)
+    if first is None:  # a broken invariant: there is a usable one
+        raise AssertionError("nothing is usable, and nothing said so")
+    raise first
 
 
 def sources_wanted(payloads: Sequence[PayloadTarget]) -> dict[str, int]:
@@ -165,6 +194,10 @@ def _unsuitable(payload: PayloadTarget, held: Mapping[str, Held], *, deltas: boo
         return f"{named(payload)}: download.deltas is false"
     why = differences(payload.facts, held)
     return f"{named(payload)}: {why}" if why else ""
+
+
+def _after(spoiled: Spoiled) -> str:
+    return f" after {mb(spoiled.cost)}" if spoiled.cost else ""
 
 
 def _order(priced: Priced) -> tuple[int, bool, str]:

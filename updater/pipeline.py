@@ -94,11 +94,15 @@ class Shell:
         keep_journal: makes a journal durable; called from a thread.
         progress: told the payload bytes done so far.
         stop: set to end the install; what is flushed is kept.
+        begin: called when the metadata is what was signed, before the first byte is written.
+        priced: told how many bytes are to be fetched, when that is known; may refuse.
     """
 
     keep_journal: Callable[[Journal], None]
     progress: Callable[[int], None]
     stop: threading.Event
+    begin: Callable[[], None] = lambda: None
+    priced: Callable[[int], None] = lambda _: None
 
     def look(self) -> None:
         """Raise `DownloadStoppedError` when the install shall end."""

@@ -79,6 +79,7 @@ class Found:
         kind: alone, or from the booted slot; of a payload without a release its facts tell.
         cost: bytes that are still to be fetched of it.
         left_out: why payloads that might have cost less are not taken.
+        whole_on: the day (UTC) on which the limit of a day will have sufficed; empty for this one.
         source_read: the booted slot was read just now, and is what a delta starts from.
     """
 
@@ -95,6 +96,7 @@ class Found:
     kind: Kind = "full"
     cost: int = 0
     left_out: tuple[str, ...] = ()
+    whole_on: str = ""
     source_read: bool = False
 
 

@@ -6,6 +6,7 @@ costs, and why something cheaper is not.
 
 from __future__ import annotations
 
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,20 +14,35 @@ import msgspec
 
 from images.errors import SourceMismatchError
 from updater.booted_parts import read_parts
-from updater.budget import Allowance, Limits, allowances, charged, tightest
+from updater.budget import (
+    Allowance,
+    Limits,
+    allowances,
+    charged,
+    day_of,
+    days_needed,
+    of_failed,
+    today,
+)
 from updater.lifecycle import State
 from updater.payload_choice import Choice, Policy, Priced, choose, differences, sources_wanted
+from updater.plan import OwnFacts
 from updater.state import SPOILED_MAX, Spoiled
 
 if TYPE_CHECKING:
     from images.release import PayloadFacts
     from updater.node import Node
-    from updater.plan import Plan
+    from updater.plan import Facts, Plan
     from updater.rooms import AnyRoomError
-    from updater.state import Journal, NodeState
+    from updater.state import NodeState, Traffic, Update
     from updater.trust.view import PayloadTarget, VerifiedRelease
 
 MIB: Final = 1024 * 1024
+# What has to come within one day beside metadata and block index: the blobs of an operation, the
+# signatures. Payloads of ours have operations of 2 MiB.
+STEP_BYTES: Final = 4 * MIB
+INDEX_SHARE: Final = 512  # an image has 8 bytes of block index for each 4096 at most
+SIGNATURES_BYTES: Final = 4096  # of metadata and payload: each has 267 bytes or 523
 
 
 def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> tuple[Choice, bool]:
@@ -40,30 +56,74 @@ def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> tuple[Cho
         PartitionsError, MachineError: the booted slot cannot be told.
         DownloadStoppedError: the engine was told to stop.
     """
+    note_day(node)
     armed = memory.update if memory.state is State.ARMED else None
     settled = armed is not None and armed.version == release.version
     deltas = node.settings.download.deltas
     payloads = release.payloads
     wanted = sources_wanted(payloads) if deltas else {}
     reading = read_parts(node, wanted)
+    full_size = max((one.size for one in payloads if one.facts.kind == "full"), default=0)
+    failed = failed_bytes(node, memory, release.version)
+    in_force = limits(node, release.version, full_size=full_size, failed=failed)
     choice = choose(
-        [Priced(payload=payload, cost=_cost(node, payload)) for payload in payloads],
+        [_priced(node, payload) for payload in payloads],
         held=reading.parts,
-        policy=Policy(deltas=deltas, limits=() if settled else limits(node, release.version)),
+        policy=Policy(deltas=deltas, limits=() if settled else in_force),
         spoiled=memory.spoiled,
     )
     return choice, reading.fresh
 
 
-def limits(node: Node, version: str) -> tuple[Allowance, ...]:
-    """Return every limit of bytes in force for fetching `version` now."""
+def limits(
+    node: Node, version: str, *, full_size: int = 0, failed: int = 0
+) -> tuple[Allowance, ...]:
+    """Return every limit of bytes in force for fetching `version` now.
+
+    Args:
+        node: the collaborators.
+        version: what they count for.
+        full_size: bytes of its full payload, 0 where there is none.
+        failed: bytes that payloads of it cost in vain; then there is a limit for all together.
+    """
     settings = node.settings.download
     in_force = Limits(
         update=settings.max_mib_per_update * MIB or None,
         day=settings.max_mib_per_day * MIB or None,
         metered=settings.metered_max_mib * MIB if is_metered(node) else None,
     )
-    return allowances(in_force, node.store.read_traffic(), version=version, now=node.clock())
+    traffic = node.store.read_traffic()
+    found = allowances(in_force, traffic, version=version, now=node.clock())
+    if not (full_size and failed):
+        return found
+    return (*found, of_failed(failed, full_size=full_size))
+
+
+def failed_bytes(node: Node, memory: NodeState, version: str) -> int:
+    """Return the bytes that payloads of a version cost in vain on this day.
+
+    Only on this day: a node must not be left without an update for ever.
+    """
+    day = today(node.store.read_traffic(), node.clock()).day
+    rows = [item for item in memory.spoiled if (item.version, item.day) == (version, day)]
+    return sum(item.cost for item in rows)
+
+
+def note_day(node: Node) -> None:
+    """Keep which day the clock shows: without it one that was set back could not be told."""
+    before = node.store.read_traffic()
+    _keep(node, before, today(before, node.clock()))
+
+
+def note_link(node: Node) -> None:
+    """Keep whether the bytes that come from now on come over a metered link."""
+    before = node.store.read_traffic()
+    _keep(node, before, msgspec.structs.replace(before, metered=is_metered(node)))
+
+
+def day_ahead(node: Node, days: int) -> str:
+    """Return the day, in UTC, that is so many days ahead; empty for none."""
+    return (node.clock().astimezone(UTC).date() + timedelta(days=days)).isoformat() if days else ""
 
 
 def is_metered(node: Node) -> bool:
@@ -74,15 +134,15 @@ def is_metered(node: Node) -> bool:
     )
 
 
-def require_budget(node: Node, version: str, what: str, cost: int) -> None:
-    """Refuse a payload that no release names when it costs more than may be fetched.
+def require_budget(node: Node, plan: Plan, counted_as: str, what: str) -> int:
+    """Return over how many more days a payload that no release names has to be spread.
 
     Raises:
-        BudgetError: it does.
+        BudgetError: it costs more than may be fetched.
     """
-    limit = tightest(limits(node, version))
-    if limit is not None and cost > limit.left:
-        raise limit.refusal(what, cost)
+    cost = _rest(node, plan.identity, plan.size)
+    step = _step(plan.facts) if plan.resumable else cost
+    return days_needed(limits(node, counted_as), what, cost, step=step)
 
 
 def require_source(node: Node, facts: PayloadFacts) -> None:
@@ -101,41 +161,102 @@ def require_source(node: Node, facts: PayloadFacts) -> None:
         raise SourceMismatchError(f"{why}: nothing of the delta from {source.version} is written")
 
 
-def charge(node: Node, journal: Journal, version: str) -> None:
-    """Count what a journal says was fetched."""
+def charge(node: Node, downloaded: int, counted_as: str) -> None:
+    """Count all that was fetched for an update so far, as its journal has it."""
     before = node.store.read_traffic()
-    after = charged(before, version=version, downloaded=journal.downloaded, now=node.clock())
+    after = charged(before, version=counted_as, downloaded=downloaded, now=node.clock())
+    _keep(node, before, after)
+
+
+def counted(node: Node, counted_as: str) -> int:
+    """Return how many bytes of an update's journal are counted already."""
+    traffic = node.store.read_traffic()
+    return traffic.counted if traffic.version == counted_as else 0
+
+
+def settle(node: Node, counted_as: str) -> None:
+    """Forget what a version cost: it is armed, and a later update to it is another one."""
+    traffic = node.store.read_traffic()
+    if traffic.version == counted_as and traffic.version_bytes:
+        node.store.write_traffic(
+            msgspec.structs.replace(
+                traffic, version="", version_bytes=0, metered_bytes=0, counted=0
+            )
+        )
+
+
+def note_price(node: Node, plan: Plan, cost: int) -> None:
+    """Keep what a payload turned out to cost here: its next plan need not guess."""
+    traffic = node.store.read_traffic()
+    after = msgspec.structs.replace(
+        traffic, priced=plan.sha256, price=cost, priced_in=_occasion(node)
+    )
+    _keep(node, traffic, after)
+
+
+def spoil(node: Node, memory: NodeState, update: Update, error: AnyRoomError) -> NodeState:
+    """Note that a payload failed here: another one of its version is tried instead."""
+    item = Spoiled(
+        sha256=update.sha256,
+        code=error.code,
+        sentence=str(error),
+        version=update.version,
+        cost=_spent_on(node, update),
+        day=today(node.store.read_traffic(), node.clock()).day,
+    )
+    others = [one for one in memory.spoiled if one.sha256 != update.sha256]
+    return node.keep(memory, spoiled=(*others, item)[-SPOILED_MAX:])
+
+
+def _spent_on(node: Node, update: Update) -> int:
+    """Return the bytes that an update cost in vain since another payload of it failed.
+
+    What was fetched of one that it took the place of is among them. All of it, when it is not
+    known.
+    """
+    journal = node.store.read_journal()
+    if journal is None:
+        return update.size
+    return journal.downloaded - journal.before if journal.sha256 == update.sha256 else 0
+
+
+def _keep(node: Node, before: Traffic, after: Traffic) -> None:
     if after != before:
         node.store.write_traffic(after)
 
 
-def settle(node: Node, version: str) -> None:
-    """Forget what a version cost: it is armed, and a later update to it is another one."""
-    traffic = node.store.read_traffic()
-    if traffic.version == version and traffic.version_bytes:
-        node.store.write_traffic(
-            msgspec.structs.replace(traffic, version="", version_bytes=0, counted=0)
-        )
+def _priced(node: Node, payload: PayloadTarget) -> Priced:
+    """Return what a payload would still cost.
 
-
-def spoil(node: Node, memory: NodeState, sha256: str, error: AnyRoomError) -> NodeState:
-    """Note that a payload failed here: another one of its version is tried instead."""
-    item = Spoiled(sha256=sha256, code=error.code, sentence=str(error))
-    others = [one for one in memory.spoiled if one.sha256 != sha256]
-    return node.keep(memory, spoiled=(*others, item)[-SPOILED_MAX:])
-
-
-def rest_of(node: Node, plan: Plan) -> int:
-    """Return the bytes that a plan's payload would still cost."""
-    return _rest(node, plan.identity, plan.size)
-
-
-def _cost(node: Node, payload: PayloadTarget) -> int:
-    """Return the bytes that a payload would still cost.
-
-    A full one is priced as if it were fetched whole; a way to fetch less of it prices it here.
+    A full one costs less where this node has blocks of it. How much less is known only when its
+    metadata and its block index were read. That holds for the day and the boot in which it was
+    done: the slots may change, and a mirror that serves ranges may be there tomorrow.
     """
-    return _rest(node, payload.sha256, payload.size)
+    rest = _rest(node, payload.sha256, payload.size)
+    step = _step(payload.facts)
+    if payload.facts.kind == "delta":
+        return Priced(payload=payload, cost=rest, step=step)
+    traffic = node.store.read_traffic()
+    if (traffic.priced, traffic.priced_in) == (payload.sha256, _occasion(node)):
+        return Priced(payload=payload, cost=min(rest, traffic.price), step=step)
+    return Priced(payload=payload, cost=rest, step=step, known_after=_overhead(payload.facts))
+
+
+def _occasion(node: Node) -> str:
+    return f"{node.boot().boot_id} {day_of(node.clock())}"
+
+
+def _step(facts: Facts) -> int:
+    """Return how many bytes must come in one go, at most, to get on with a payload."""
+    return _overhead(facts) + STEP_BYTES
+
+
+def _overhead(facts: Facts) -> int:
+    """Return the bytes at most of what is read before the first operation."""
+    if isinstance(facts, OwnFacts):  # its metadata was read already, and is read again
+        return SIGNATURES_BYTES
+    index = sum(part.size for part in facts.partitions) // INDEX_SHARE
+    return facts.metadata_size + SIGNATURES_BYTES + (0 if facts.kind == "delta" else index)
 
 
 def _rest(node: Node, identity: str, size: int) -> int:

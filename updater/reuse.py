@@ -89,12 +89,14 @@ class Reuse:
         images: the slots of each part.
         block_size: bytes of a block.
         tail: the payload's signatures message, where it was read already.
+        cost: bytes of the payload that are fetched from here on.
     """
 
     outputs: Mapping[int, LocalOutput]
     images: Mapping[str, Mapping[Origin, OldImage]]
     block_size: int
     tail: bytes | None
+    cost: int
 
     def holds(self, number: int) -> bool:
         """Tell whether an operation needs no bytes of the payload."""
@@ -207,13 +209,14 @@ class _Search:
         ]
         spans = coalesced(wanted if self._tail is not None else [*wanted, self._tail_span()])
         self._download.expect(spans)
+        cost = sum(end - start for start, end in spans)
         log.info(
             "local blocks found operations=%d of=%d saved_bytes=%d fetched_bytes=%d"
             " index_bytes=%d requests=%d",
             len(self._outputs),
             len(steps),
             saved,
-            sum(end - start for start, end in spans),
+            cost,
             self._index_bytes,
             len(spans),
         )
@@ -222,6 +225,7 @@ class _Search:
             images=self._images,
             block_size=self._manifest.block_size,
             tail=self._tail,
+            cost=cost,
         )
 
     def _open(self, name: str) -> Iterator[tuple[Origin, OldImage]]:

@@ -155,6 +155,8 @@ def _update_lines(facts: Mapping[str, Any], *, bar: bool) -> Iterator[str]:
     if update["cost"]:
         kind = "delta from the booted slot" if update["kind"] == "delta" else "full payload"
         yield f"          {kind}, {mb(update['cost'])} to fetch when it began"
+    if update["whole_on"]:
+        yield f"          spread over days: whole on {update['whole_on']} (UTC)"
     for why in update["left_out"]:
         yield f"          not taken: {why}"
     if bar and facts["state"] == State.INSTALLING.value and update["size"]:
@@ -221,6 +223,7 @@ def _update(node: Node, memory: NodeState) -> Facts | None:
         "kind": update.kind,
         "cost": update.cost,
         "left_out": list(update.left_out),
+        "whole_on": update.whole_on,
         "size": update.size,
         "downloaded": update.downloaded,
         "done": update.size if memory.state not in {State.INSTALLING, State.VERIFYING} else 0,

@@ -53,6 +53,7 @@ SlotName: TypeAlias = Literal["a", "b"]
 Origin: TypeAlias = Literal["channel", "given", "offered"]
 Kind: TypeAlias = Literal["full", "delta"]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+Day: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"^(\d{4}-\d\d-\d\d)?\Z")]
 
 
 class Failure(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,6 +90,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         kind: of the payload.
         cost: bytes that were still to be fetched when it was planned.
         left_out: why payloads that might have cost less are not taken, a sentence each.
+        whole_on: the day (UTC) on which a day's bytes will have sufficed; empty for the first.
         downloaded: bytes fetched so far, over all attempts.
         attempts: installs begun.
     """
@@ -106,6 +108,7 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind = "full"
     cost: Count = 0
     left_out: tuple[str, ...] = ()
+    whole_on: str = ""
     tries_used: Count = 0
     tries_given_back: Count = 0
     lost_once: bool = False
@@ -174,27 +177,49 @@ class Unverified(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spoiled(msgspec.Struct, frozen=True, kw_only=True):
-    """A payload that failed here, and why; its version may be had by another one."""
+    """A payload that failed here, and why; its version may be had by another one.
+
+    Attributes:
+        sha256: of it, hex.
+        code, sentence: why.
+        version: that it would have made.
+        cost: bytes that were fetched for it in vain.
+        day: on which it failed, as the day's account has it.
+    """
 
     sha256: str
     code: str
     sentence: str
+    version: str = ""
+    cost: Count = 0
+    day: Day = ""
 
 
 class Traffic(msgspec.Struct, frozen=True, kw_only=True):
     """Payload bytes that came over the network.
 
     Attributes:
-        day, day_bytes: those of one day, in UTC.
+        day, day_bytes: those of one day, in UTC: the latest that the clock showed.
+        back: the day that a clock which went back showed last, empty for none.
         version, version_bytes: those for one version, all attempts together.
+        metered_bytes: of these, those that came over a metered link.
         counted: what the journal of that version had when it was counted last.
+        metered: whether the bytes that come now come over a metered link.
+        priced, price, priced_in: a payload by its SHA-256, the bytes of it that this node turned
+            out to lack, and the boot and the day in which that was found.
     """
 
-    day: str = ""
+    day: Day = ""
     day_bytes: Count = 0
+    back: Day = ""
     version: str = ""
     version_bytes: Count = 0
+    metered_bytes: Count = 0
     counted: Count = 0
+    metered: bool = False
+    priced: str = ""
+    price: Count = 0
+    priced_in: str = ""
 
 
 class NodeState(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,6 +278,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         next_operation: operations before this one, counted over all parts, are flushed.
         spared: payload bytes of them, which need not be fetched again.
         downloaded: bytes fetched for this version by all attempts so far.
+        before: of these, those that are known as the cost of payloads that failed.
     """
 
     sha256: str
@@ -261,6 +287,7 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     next_operation: Count = 0
     spared: Count = 0
     downloaded: Count = 0
+    before: Count = 0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -191,6 +191,7 @@ def _check(node: Node, _: NoOptions, _by: str) -> Facts:
         "kind": found.kind,
         "cost": found.cost,
         "left_out": list(found.left_out),
+        "whole_on": found.whole_on,
     }
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from updater import agent
 from updater.lifecycle import State
-from updater.planning import limits
+from updater.planning import failed_bytes, limits
 from updater.rooms import ROOM_ERRORS
 
 if TYPE_CHECKING:
@@ -146,7 +146,14 @@ def _budgets(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
     """Give every limit of bytes, closed where what is wanted is known to cost more than is left."""
     update = memory.update
     wanted = update.cost if update is not None and memory.state is State.INSTALLING else 1
-    for limit in limits(node, update.version if update is not None else ""):
+    version = update.version if update is not None else ""
+    in_force = limits(
+        node,
+        version,
+        full_size=update.size if update is not None and update.kind == "full" else 0,
+        failed=failed_bytes(node, memory, version),
+    )
+    for limit in in_force:
         refused = memory.state is not State.ARMED and memory.last_check_code == limit.error.code
         is_open = limit.left >= wanted and not refused
         yield _row("update", limit.error.code, limit.sentence, is_open=is_open)

@@ -13,13 +13,12 @@ import msgspec
 
 from images.errors import ImagesError, SourceMismatchError
 from partitions.boot_files import has_length
-from updater import given
-from updater.budget import tightest
+from updater import given, planning
 from updater.download import Download
 from updater.install import WrittenSlot, write_slot
 from updater.local_payload import LocalPayload
+from updater.meter import Meter
 from updater.pipeline import PayloadDigestError, Shell
-from updater.planning import charge, limits
 from updater.progress import Progress
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.state import Journal
@@ -56,10 +55,10 @@ def write(
     left = list(urls)
     mismatches = 0
     while True:
-        journal = _journal(node, plan, counted_as)
-        charge(node, journal, counted_as)  # what a kill left uncounted
-        with _source(node, plan, left, counted_as) as download:
-            shell = _shell(node, plan, journal, download, version=version)
+        journal, kept = _journal(node, plan, counted_as)
+        meter = Meter(node, plan, journal.downloaded, counted_as)
+        with _source(node, plan, left, meter) as download:
+            shell = _shell(node, plan, journal, download, meter, version=version)
             try:
                 return write_slot(plan, download, journal, shell)
             except LocalMismatchError as error:
@@ -71,53 +70,72 @@ def write(
                     reuse=mismatches < MISMATCHES_MAX,
                 )
             except DictionaryLostError:
-                node.store.drop_journal()  # what it names as flushed is not what the disk holds
+                _void(node, plan)  # what it names as flushed is not what the disk holds
                 raise
             except SourceMismatchError:
-                node.store.drop_journal()
+                _void(node, plan)
                 raise  # no mirror's fault
             except (ImagesError, PayloadDigestError) as error:
                 left.remove(download.mirror)
                 log.warning("mirror has wrong bytes url=%s code=%s", download.mirror, error.code)
                 if not left:
-                    node.store.drop_journal()
+                    _void(node, plan)
                     raise
             finally:
-                _note_downloaded(node, journal, download, counted_as)
+                _note_downloaded(node, journal, kept, download, counted_as)
 
 
-def _journal(node: Node, plan: Plan, counted_as: str) -> Journal:
-    """Return how far it is; a journal of other bytes is void before ours are written.
+def _journal(node: Node, plan: Plan, counted_as: str) -> tuple[Journal, Journal]:
+    """Return how far it is, and the journal that is kept until the first byte is written.
 
-    What was fetched of another payload of the same version stays counted. Void, too, is that of a
-    payload that proves itself with its last bytes only, and of a boot file that was lost or cut
-    short, since a file is made with its full size: it begins anew.
+    A journal of other bytes is void before ours are written, but not before ours are known to be
+    there: what was flushed of another payload of the same version may be all that there is. What
+    was fetched of it stays counted. Void, too, is that of a payload that proves itself with its
+    last bytes only, and of a boot file that was lost or cut short, since a file is made with its
+    full size: it begins anew.
     """
     journal = node.store.read_journal()
-    if journal and (journal.sha256, journal.slot) == (plan.identity, plan.slot.value):
-        if plan.resumable and _files_are_whole(plan):
-            return journal
-        journal = msgspec.structs.replace(journal, next_operation=0, spared=0)
-        node.store.write_journal(journal)
-        return journal
     same = journal is not None and journal.version == counted_as
-    fresh = Journal(
-        sha256=plan.identity,
-        slot=plan.slot.value,
-        version=counted_as,
-        downloaded=journal.downloaded if journal is not None and same else 0,
-    )
-    node.store.write_journal(fresh)
-    return fresh
+    if journal is not None and same:  # what was counted while it came, and then not flushed
+        counted = planning.counted(node, counted_as)
+        journal = msgspec.structs.replace(journal, downloaded=max(journal.downloaded, counted))
+    kept = journal
+    if journal and (journal.sha256, journal.slot) == (plan.identity, plan.slot.value):
+        if not (plan.resumable and _files_are_whole(plan)):
+            journal = kept = msgspec.structs.replace(journal, next_operation=0, spared=0)
+    else:
+        fetched = journal.downloaded if journal is not None and same else 0
+        kept = journal if same and journal is not None else None
+        journal = Journal(
+            sha256=plan.identity,
+            slot=plan.slot.value,
+            version=counted_as,
+            downloaded=fetched,
+            before=min(fetched, _failed(node, counted_as)),
+        )
+    kept = kept or journal
+    node.store.write_journal(kept)
+    planning.charge(node, journal.downloaded, counted_as)  # what a kill left uncounted
+    return journal, kept
+
+
+def _failed(node: Node, version: str) -> int:
+    """Return the bytes that are known as the cost of payloads of a version that failed."""
+    return sum(item.cost for item in node.store.read_state().spoiled if item.version == version)
+
+
+def _void(node: Node, plan: Plan) -> None:
+    """Forget what a journal of this payload names as flushed; that of another one stays."""
+    journal = node.store.read_journal()
+    if journal is not None and journal.sha256 == plan.identity:
+        node.store.write_journal(msgspec.structs.replace(journal, next_operation=0, spared=0))
 
 
 def _files_are_whole(plan: Plan) -> bool:
     return all(has_length(plan.regions[part.name], part.size) for part in plan.facts.partitions)
 
 
-def _source(
-    node: Node, plan: Plan, urls: Sequence[str], counted_as: str
-) -> Download | LocalPayload:
+def _source(node: Node, plan: Plan, urls: Sequence[str], meter: Meter) -> Download | LocalPayload:
     if urls[0].startswith("/"):
         return LocalPayload(Path(urls[0]), stop=node.stop)
     return Download(
@@ -128,26 +146,37 @@ def _source(
         monotonic=time.monotonic,
         stop=node.stop,
         rate=node.settings.download.max_kib_per_sec * 1024,
-        allowance=lambda: tightest(limits(node, counted_as)),
+        allowance=meter.transfer_begins,
     )
 
 
 def _shell(
-    node: Node, plan: Plan, journal: Journal, download: PayloadBytes, *, version: str
+    node: Node,
+    plan: Plan,
+    journal: Journal,
+    download: PayloadBytes,
+    meter: Meter,
+    *,
+    version: str,
 ) -> Shell:
     def show(done: int) -> None:
         fetched = journal.downloaded + download.received
         node.progress.show(Progress(version=version, done=done, size=plan.size, downloaded=fetched))
 
-    return Shell(keep_journal=node.store.write_journal, progress=show, stop=node.stop)
+    return Shell(
+        keep_journal=node.store.write_journal,
+        progress=show,
+        stop=node.stop,
+        begin=lambda: node.store.write_journal(journal),
+        priced=lambda cost: meter.priced(cost, download.received),
+    )
 
 
-def _note_downloaded(node: Node, journal: Journal, download: PayloadBytes, counted_as: str) -> None:
+def _note_downloaded(
+    node: Node, journal: Journal, kept: Journal, download: PayloadBytes, counted_as: str
+) -> None:
     """Count what came over the network, also when nothing of it was flushed."""
-    kept = node.store.read_journal()
-    if kept is None:  # dropped: nothing that was flushed counts any more
-        kept = msgspec.structs.replace(journal, next_operation=0, spared=0)
     downloaded = journal.downloaded + download.received
-    kept = msgspec.structs.replace(kept, downloaded=downloaded)
-    node.store.write_journal(kept)
-    charge(node, kept, counted_as)
+    last = node.store.read_journal() or kept
+    node.store.write_journal(msgspec.structs.replace(last, downloaded=downloaded))
+    planning.charge(node, downloaded, counted_as)

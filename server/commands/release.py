@@ -53,6 +53,19 @@ def release() -> None:
     "--delta", "deltas", type=click.Path(path_type=Path), multiple=True, metavar="FILE",
     help="A delta to the same image, published with it if it pays; may repeat.",
 )  # fmt: skip
+@click.option(
+    "--deltas-from", "deltas_from", type=click.IntRange(0, 63), metavar="K",
+    help="Make deltas from the last K releases of each channel. Default: deltas_from of"
+    " server.toml.",
+)  # fmt: skip
+@click.option(
+    "--channel", "channels", multiple=True,
+    help="With --deltas-from: the last releases of this channel only; may repeat.",
+)  # fmt: skip
+@click.option(
+    "--payload-key", "payload_keys", type=click.Path(path_type=Path), multiple=True,
+    help="Private key that signs the deltas made here; may repeat.",
+)  # fmt: skip
 @key_options
 @json_option
 def add(  # noqa: PLR0913  # one parameter an option
@@ -67,13 +80,18 @@ def add(  # noqa: PLR0913  # one parameter an option
     requires_from: str | None,
     public_keys: Sequence[Path],
     deltas: Sequence[Path],
+    deltas_from: int | None,
+    channels: Sequence[str],
+    payload_keys: Sequence[Path],
     keys_folder: Path | None,
     passphrase_file: Path | None,
     as_json: bool,
 ) -> None:
     """Verify PAYLOAD and publish it as a release; nodes see it once a channel names it."""
     from images.progress import shown
+    from images.signing import load_private_key
     from server.intake import ReleaseOrder
+    from server.making import MakingOrder
     from server.publish import add_release
 
     desk = opened(folder)
@@ -86,16 +104,21 @@ def add(  # noqa: PLR0913  # one parameter an option
         requires_from=requires_from,
     )
     keys = desk.offline(keys_folder, read_passphrase(passphrase_file))
-    with shown("verifying", sys.stderr, clock=time.monotonic) as progress:
-        added = add_release(
-            desk,
-            payload,
-            order,
-            trusted=_trusted(desk, public_keys),
-            keys=keys,
-            deltas=deltas,
-            progress=progress,
-        )
+    making = MakingOrder(
+        last=desk.settings.deltas_from if deltas_from is None else deltas_from,
+        channels=tuple(channels),
+        keys=tuple(load_private_key(file) for file in payload_keys),
+    )
+    added = add_release(
+        desk,
+        payload,
+        order,
+        trusted=_trusted(desk, public_keys),
+        keys=keys,
+        deltas=deltas,
+        making=making,
+        stage=lambda what: shown(what, sys.stderr, clock=time.monotonic),
+    )
     for warning in added.warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:

@@ -13,6 +13,7 @@ import uvicorn
 
 from images.proto import payload_pb2 as pb
 from images.release import ChannelDocument
+from server.added import Added
 from server.app import build_app
 from server.channels import promote_channel
 from server.desk import Desk
@@ -20,7 +21,7 @@ from server.foundation import Founded, found
 from server.intake import ReleaseOrder
 from server.omaha import OmahaDesk
 from server.promotion import Promotion
-from server.publish import Added, add_release
+from server.publish import add_release
 from server.serve import listen, url_of, web_config
 from server.settings import Settings
 from tests.sim import payloads

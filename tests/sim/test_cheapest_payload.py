@@ -29,7 +29,7 @@ from tests.sim.payloads import Forge
 from tests.sim.plain import is_armed, memory_of, stop_after
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, payload_key, run_until
-from updater import booted_parts, why
+from updater import booted_parts, planning, why
 from updater.budget import DayBudgetError, MeteredLinkError, UpdateBudgetError
 from updater.download import Download, DownloadStoppedError
 from updater.engine import Engine
@@ -123,6 +123,7 @@ def require_installed(world: World, *, kind: str) -> None:
     assert is_armed(node)
     assert world.slot_bytes(Slot.B) == world.image_bytes("2.0.0")
     assert [entry["kind"] for entry in history(node, "armed")] == [kind]
+    assert node.store.read_traffic().day_bytes <= full_size(world) * 1001 // 1000
 
 
 def test_the_delta_costs_least_and_makes_the_image(world: World, node: Node) -> None:
@@ -304,7 +305,37 @@ def test_a_delta_that_was_interrupted_goes_on_where_it_was(
 
 
 class TestBudget:
-    def test_an_update_beyond_it_is_refused_before_a_byte_is_fetched(self, world: World) -> None:
+    def test_what_a_full_payload_costs_here_is_found_and_refused_before_it_is_fetched(
+        self, world: World
+    ) -> None:
+        """Metadata and block index tell; from then on it is refused before a byte."""
+        node = fresh(world, deltas="false", max_mib_per_update="1")
+        with pytest.raises(UpdateBudgetError, match=r"lacks 1\.1 MB, costs 1\.1 MB; .* allows"):
+            update(node)
+        assert 0 < world.payloads.sent < 64 * 1024
+        assert memory_of(node).state is State.INSTALLING
+        rows = why.explain(world.node())["conditions"]
+        assert any(row["code"] == "budget-update" and not row["open"] for row in rows)
+
+        world.payloads.requests.clear()
+        with pytest.raises(UpdateBudgetError, match=r"full payload .* costs 1\.1 MB"):
+            update(world.node())
+        assert world.payloads.requests == []
+
+        update(settings_of(world, max_mib_per_update="1"))
+        require_installed(world, kind="delta")
+
+    def test_a_full_payload_of_which_this_node_lacks_little_is_within_a_small_limit(
+        self, world: World
+    ) -> None:
+        update(fresh(world, deltas="false", max_mib_per_update="2"))
+        require_installed(world, kind="full")
+        assert world.payloads.sent < 2 * MIB < full_size(world)
+
+    def test_an_update_beyond_it_is_refused_before_a_byte_is_fetched(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(planning, "SIGNATURES_BYTES", 2 * MIB)  # so much to know its cost
         node = fresh(world, deltas="false", max_mib_per_update="1")
         with pytest.raises(UpdateBudgetError, match=r"allows 1\.0 MB, 1\.0 MB are left"):
             update(node)
@@ -313,24 +344,24 @@ class TestBudget:
         rows = {row["code"]: row for row in why.explain(world.node())["conditions"]}
         assert not rows["budget-update"]["open"]
 
-        update(settings_of(world, max_mib_per_update="1"))
-        require_installed(world, kind="delta")
-
-    def test_falling_back_never_spends_more_than_is_allowed(self, world: World) -> None:
+    def test_falling_back_never_spends_more_than_is_allowed(self, world: World, days: Days) -> None:
         name = delta_name(world)
         data = bytearray(world.payloads.files[name])
         data[len(data) * 2 // 3] ^= 1
         world.payloads.files[name] = bytes(data)
+        world.payloads.manners.ranges = False  # so that all of the full payload would be fetched
         node = fresh(world, max_mib_per_update="1")
 
-        with pytest.raises(UpdateBudgetError, match="failed here"):
+        with pytest.raises(UpdateBudgetError, match="full payload"):
             update(node)
 
-        assert world.payloads.sent < MIB
+        assert "failed here after 0.6 MB" in str(status(world.node())["update"]["left_out"])
+        assert node.store.read_traffic().version_bytes < MIB
         assert memory_of(node).state is State.INSTALLING
         run_until(Engine(node=world.node()), "budget-update")
         assert why.explain(world.node())["next"]["code"] == "budget-update"
 
+        days.ahead = timedelta(days=1)  # what failed is not held against it for ever
         update(settings_of(world, max_mib_per_update="9"))
         require_installed(world, kind="full")
 
@@ -339,9 +370,11 @@ class TestBudget:
     ) -> None:
         name = delta_name(world)
         data = world.payloads.files.pop(name)
+        world.payloads.manners.ranges = False
         node = fresh(world, max_mib_per_update="1")
-        with pytest.raises(UpdateBudgetError, match="404"):
+        with pytest.raises(UpdateBudgetError, match="full payload"):
             update(node)
+        assert "404" in str(status(world.node())["update"]["left_out"])
 
         world.payloads.files[name] = data
         update(world.node())
@@ -351,8 +384,9 @@ class TestBudget:
         name = delta_name(world)
         data = world.payloads.files[name]
         world.payloads.files[name] = data[: len(data) // 2] + bytes(len(data) - len(data) // 2)
+        world.payloads.manners.ranges = False
         node = fresh(world, max_mib_per_update="1")
-        with pytest.raises(UpdateBudgetError, match="failed here"):
+        with pytest.raises(UpdateBudgetError, match="full payload"):
             update(node)
         world.payloads.files[name] = data
 
@@ -419,6 +453,8 @@ class TestMeteredLink:
         mark = world.folder / "metered"
         real = Download._note_failure
 
+        asked: list[int] = []
+
         def broke(download: Download, *why: Any) -> None:  # noqa: ANN401  # as it has them
             mark.touch()
             asked.append(len(world.payloads.requests))
@@ -426,7 +462,7 @@ class TestMeteredLink:
 
         asked: list[int] = []
         monkeypatch.setattr(Download, "_note_failure", broke)
-        world.payloads.manners.cut_after = MIB // 2
+        world.payloads.manners.cut_after = MIB // 4
         node = fresh(world, deltas="false", metered_file=f'"{mark}"')
         with pytest.raises(MeteredLinkError):
             update(node)

@@ -27,6 +27,8 @@ def check(shared: Shared, *, as_json: bool) -> None:
     text = f"version {facts['version']} is available, {facts['cost'] / 1e6:.1f} MB to fetch"
     if facts["kind"] == "delta":
         text += " as a delta from the booted slot"
+    if facts["whole_on"]:
+        text += f", over days: whole on {facts['whole_on']} (UTC)"
     lines = [text, *(f"not taken: {why}" for why in facts["left_out"])]
     show(facts, lines, as_json=as_json)
 

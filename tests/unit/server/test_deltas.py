@@ -10,6 +10,7 @@ from images.errors import PayloadSignatureError
 from images.proto import payload_pb2 as pb
 from images.release import parse_payload_facts, tuf_payload_path
 from server import queries
+from server.added import Added, Outcome
 from server.channels import promote_channel, set_base_urls, withdraw_release
 from server.deltas import PAYS_SHARE, pays
 from server.desk import Desk
@@ -21,7 +22,6 @@ from server.errors import (
     ReleaseFormatError,
     ReleaseUnknownError,
 )
-from server.publish import Added, Outcome
 from server.views import costs
 from tests.sim import payloads
 from tests.sim.desk import BOARD, PRODUCT, delta_bytes, full_bytes, order, promote, publish

@@ -22,6 +22,7 @@ from images.errors import (
 )
 from images.release import encode_payload_facts, parse_payload_facts
 from images.signing import load_public_keys
+from server.added import Outcome
 from server.catalogue import payloads_of
 from server.desk import Desk
 from server.errors import (
@@ -31,7 +32,7 @@ from server.errors import (
     ReleaseFormatError,
 )
 from server.intake import ReleaseOrder
-from server.publish import Outcome, add_release
+from server.publish import add_release
 from server.queries import releases
 from tests.sim import payloads
 from tests.sim.desk import BOARD, PRODUCT, payload_bytes, publish

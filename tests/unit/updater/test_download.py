@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -96,7 +97,7 @@ def download(
             monotonic=clock or Clock(step=0.001),
             stop=stop or threading.Event(),
             rate=rate,
-            allowance=lambda: allowance,
+            allowance=lambda received: allowance and replace(allowance, spent=received),
         )
     )
 
@@ -159,19 +160,22 @@ class TestAnAllowance:
     def test_of_just_as_many_bytes_is_enough(self, stack: ExitStack) -> None:
         assert read_all(download(stack, serve(stack).base, allowance=allowed(len(DATA)))) == DATA
 
-    def test_ends_the_download_at_the_very_byte(self, stack: ExitStack) -> None:
+    def test_ends_the_download_before_what_it_does_not_suffice_for(self, stack: ExitStack) -> None:
         source = download(stack, serve(stack).base, allowance=allowed(123_456))
-        with pytest.raises(UpdateBudgetError, match="the update allows"):
-            read_all(source)
-        assert source.received == 123_456
+        source.read_exactly(100_000)
+        with pytest.raises(UpdateBudgetError, match=r"0\.1 MB came.*the update allows"):
+            source.read_exactly(23_457)
+        assert source.received == 100_000
+        source.read_exactly(23_456)
 
     def test_counts_what_is_thrown_away(self, stack: ExitStack) -> None:
         server = serve(stack, Manners(ranges=False))
         source = download(stack, server.base, allowance=allowed(600_000))
         source.seek(500_000)
         with pytest.raises(UpdateBudgetError):
-            source.read_exactly(200_000)
-        assert source.received == 600_000
+            source.read_exactly(100_001)
+        assert source.received == 500_000
+        assert len(source.read_exactly(100_000)) == 100_000
 
 
 class TestAPayloadThatIsNotThere:

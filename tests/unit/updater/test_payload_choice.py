@@ -15,8 +15,11 @@ from updater.budget import (
     Allowance,
     BudgetError,
     DayBudgetError,
+    FailedBytesError,
     MeteredLinkError,
     UpdateBudgetError,
+    of_failed,
+    require_price,
 )
 from updater.payload_choice import Choice, Held, Policy, Priced, choose, sources_wanted
 from updater.state import Spoiled
@@ -216,3 +219,85 @@ def test_more_leave_never_costs_more_and_refuses_no_more(
     assert narrow is None or wide == narrow  # the cheapest is the cheapest, with any leave
     alone = cost(limit, payloads[:1])
     assert alone is None or (narrow is not None and narrow <= alone)  # one more to choose from
+
+
+class TestWhatIsKnownLater:
+    """A full payload may cost less here: metadata and block index tell."""
+
+    def test_it_is_begun_where_nothing_is_within_the_limit_for_sure(self) -> None:
+        known_later = Priced(payload=payload("full", 100), cost=100, known_after=5)
+        choice = pick(known_later, delta(60), policy=policy(left(50)))
+        assert choice.best == known_later
+        assert pick(known_later, delta(40), policy=policy(left(50))).best == delta(40)
+
+    def test_not_where_even_that_is_beyond_it(self) -> None:
+        known_later = Priced(payload=payload("full", 100), cost=100, known_after=51)
+        with pytest.raises(UpdateBudgetError, match="full payload"):
+            pick(known_later, policy=policy(left(50)))
+
+    def test_a_day_that_is_too_short_for_a_step_does_not_lead_to_what_costs_more(self) -> None:
+        day = Allowance(error=DayBudgetError, limit=100, spent=95, words="a day", renewed=True)
+        known_later = Priced(payload=payload("full", 100), cost=100, known_after=1, step=1)
+        step = Priced(payload=delta(60).payload, cost=60, step=50)
+        with pytest.raises(DayBudgetError):
+            pick(known_later, step, policy=policy(day))
+
+
+class TestWhatFailsCosts:
+    """Whatever fails after however many bytes: never more than the full payload and 0.1 %."""
+
+    @settings(deadline=None, max_examples=300)
+    @given(
+        whole=st.integers(1, 10**9),
+        shares=st.lists(st.floats(0, 0.7), max_size=5),
+        fails_at=st.lists(st.floats(0, 1), min_size=5, max_size=5),
+        overhead=st.floats(0, 0.01),
+        lacking=st.floats(0, 1),
+    )
+    def test_deltas_one_after_another_then_what_is_lacking_of_the_full_payload(
+        self,
+        whole: int,
+        shares: list[float],
+        fails_at: list[float],
+        overhead: float,
+        lacking: float,
+    ) -> None:
+        """The worst node: each delta fails, then the full payload costs what it costs here.
+
+        Pairwise, then any-to-any, then full; each step as the node takes it: choice, limits,
+        and for the full payload the comparison once its cost is known.
+        """
+        deltas = [
+            delta(int(share * whole), source=f"1.0.{number}") for number, share in enumerate(shares)
+        ]
+        before = int(overhead * whole)  # metadata and block index
+        price = before + int(lacking * (whole - before))
+        bad: list[Spoiled] = []
+        spent = 0
+        refused = False
+        for _ in range(len(deltas) + 1):
+            rules = (of_failed(spent, full_size=whole),) if spent else ()
+            full_one = Priced(payload=payload("full", whole), cost=whole, known_after=before)
+            try:
+                choice = choose(
+                    [full_one, *deltas], held=HELD, policy=Policy(limits=rules), spoiled=bad
+                )
+            except FailedBytesError:
+                refused = True
+                break
+            if choice.best != full_one:
+                bad.append(spoiled(choice.best))
+                spent += int(choice.best.cost * fails_at[len(bad) - 1])
+                continue
+            failed, spent = spent, spent + before  # metadata and index came, then it is compared
+            try:
+                rules = (of_failed(spent, full_size=whole),) if failed else ()
+                require_price(rules, "it", price - before)
+            except FailedBytesError:
+                refused = True
+                break
+            spent += price - before
+            break
+        assert spent <= whole + whole // 1000
+        if refused:  # only where it would really have been more
+            assert spent + price > whole + whole // 1000 - before
