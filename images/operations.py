@@ -18,18 +18,18 @@ from __future__ import annotations
 import bz2
 import hashlib
 import lzma
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from images.bsdiff import WORK_BYTES, apply_patch
-from images.dictionary import DICTIONARY_MAX, WINDOW_LOG_MAX, unpack_with_dictionary
+from images.dictionary import DICTIONARY_MAX, WINDOW_LOG_MAX
 from images.errors import (
     BlobMismatchError,
     OperationOutputError,
     OperationUnsupportedError,
     SourceMissingError,
 )
+from images.frames import Buffer, unpack_frame
 from images.payload import (
     CARRIED_OUT,
     CLEARS,
@@ -44,15 +44,11 @@ from images.payload import (
 )
 from images.source import CHUNK_SIZE, Gathered, OldImage
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output
 XZ_MEMORY_MAX: Final = WINDOW_MAX + 1024 * 1024  # bytes; a dictionary of 16 MiB and its tables
 
 Bytes = bytes | memoryview
+ZSTD: Final = frozenset({OperationKind.REPLACE_ZSTD})
 
 
 class _Decompressor(Protocol):
@@ -69,18 +65,11 @@ def _open_xz() -> _Decompressor:
     return lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=XZ_MEMORY_MAX)
 
 
-def _open_zstd() -> _Decompressor:
-    return zstd.ZstdDecompressor(
-        options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG_MAX}
-    )
-
-
 _DECOMPRESSORS: Final[Mapping[OperationKind, Callable[[], _Decompressor]]] = {
     OperationKind.REPLACE_BZ: bz2.BZ2Decompressor,
     OperationKind.REPLACE_XZ: _open_xz,
-    OperationKind.REPLACE_ZSTD: _open_zstd,
 }
-_DECODE_ERRORS: Final = (OSError, EOFError, ValueError, lzma.LZMAError, zstd.ZstdError)
+_DECODE_ERRORS: Final = (OSError, EOFError, ValueError, lzma.LZMAError)
 
 
 def decode(
@@ -88,9 +77,10 @@ def decode(
     blob: Bytes,
     *,
     block_size: int,
-    verify_output: bool = False,
+    verify_output: bool | None = None,
     source: OldImage | None = None,
     dictionary: Bytes = b"",
+    room: memoryview | None = None,
 ) -> Bytes | None:
     """Return what the operation writes, or None for ZERO and DISCARD, whose ranges `zeros` names.
 
@@ -99,8 +89,8 @@ def decode(
     3. it unpacks to no more than fits, in one stream, with bounded memory; a copy or a patch
        stays within its source extents;
     4. the output has exactly the length the operation names, where it names one;
-    5. with `verify_output`, it has the SHA-256 of field 1000, where there is one; what was made
-       with bytes of a dictionary, which may be lost or changed, is always compared;
+    5. with `verify_output`, it has the SHA-256 of field 1000, where there is one; unless told not
+       to, what was made with bytes of a dictionary, which may be lost or changed, is compared;
     6. a last block that format 1 leaves short is filled with zeros, also past the end of an
        image of odd size.
 
@@ -110,9 +100,11 @@ def decode(
         operation: of a payload that was accepted as one that we carry out.
         blob: its bytes as stored; for REPLACE they are returned without a copy.
         block_size: bytes of a block.
-        verify_output: worth its time only where the blob's hash is not enough.
+        verify_output: worth its time only where the blob's hash is not enough. False where the
+            output is compared later, as the disk holds it.
         source: the old image of the operation's part; a full payload needs none.
         dictionary: what the operations that `Operation.dictionary` names made, in this order.
+        room: writable, at least `room_bytes`: what is returned is then the beginning of it.
 
     Raises:
         BlobMismatchError: step 1 fails.
@@ -130,15 +122,27 @@ def decode(
         )
     output: Bytes
     if operation.kind in READS_SOURCE:
-        output = _derive(operation, blob, source, block_size)
-    elif operation.kind in READS_TARGET:
-        output = _sized(operation, unpack_with_dictionary(blob, dictionary, operation.output_limit))
+        output = _derive(operation, blob, source, block_size, room)
+    elif operation.kind in READS_TARGET | ZSTD:
+        output = _sized(operation, _unpack_frame(operation, blob, dictionary, room))
     else:
         output = _unpack(operation, blob)
-    if (verify_output or operation.kind in READS_TARGET) and operation.dst_sha256 is not None:
+    if verify_output is None:
+        verify_output = operation.kind in READS_TARGET
+    if verify_output and operation.dst_sha256 is not None:
         check_output(operation, memoryview(output)[: operation.dst_length])
-    short = len(output) % block_size
-    return output if short == 0 else b"".join((output, bytes(block_size - short)))
+    return _filled(output, block_size, room)
+
+
+def _filled(output: Bytes, block_size: int, room: memoryview | None) -> Bytes:
+    """Return whole blocks, in `room` where there is one."""
+    size, short = len(output), -len(output) % block_size
+    if room is None:
+        return b"".join((output, bytes(short))) if short else output
+    if not (isinstance(output, memoryview) and output.obj is room.obj):
+        room[:size] = output
+    room[size : size + short] = bytes(short)
+    return room[: size + short]
 
 
 def check_blob(operation: Operation, blob: Bytes) -> None:
@@ -204,6 +208,27 @@ def zeros(operation: Operation, *, block_size: int) -> Iterator[tuple[int, int]]
         yield extent.start_block * block_size, extent.num_blocks * block_size
 
 
+def room_bytes(operation: Operation, *, block_size: int) -> int:
+    """Return how many bytes `decode` fills at most: whole blocks."""
+    if operation.kind in CLEARS:
+        return 0
+    size = operation.output_limit if operation.dst_length is None else operation.dst_length
+    return size + -size % block_size
+
+
+def work_bytes(operation: Operation) -> int:
+    """Return an upper bound of what `decode` holds besides its room and its dictionary."""
+    if operation.kind in CLEARS:
+        return 0
+    if operation.kind in READS_TARGET | ZSTD or operation.kind is OperationKind.REPLACE:
+        return operation.data_length
+    if operation.kind in SOURCE_DICTIONARIES:
+        return operation.data_length + operation.src_length
+    return memory_bytes(operation) - (
+        operation.output_limit if operation.kind in READS_SOURCE else 0
+    )
+
+
 def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> int:
     """Return an upper bound of what `decode` holds at once, blob, source and output included.
 
@@ -227,12 +252,13 @@ def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> i
 
 
 def _derive(
-    operation: Operation, blob: Bytes, source: OldImage | None, block_size: int
+    operation: Operation,
+    blob: Bytes,
+    source: OldImage | None,
+    block_size: int,
+    room: memoryview | None,
 ) -> memoryview:
-    """Return what a copy or a patch makes of the old image, filled up to whole blocks.
-
-    The output may be twice what other operations make, so the filling must not copy it.
-    """
+    """Return what a copy or a patch makes of the old image, in `room` where there is one."""
     name = operation.kind.name
     if source is None:
         raise SourceMissingError(f"an operation {name} reads the old image, and there is none")
@@ -242,32 +268,45 @@ def _derive(
             f"an operation {name} makes {size} bytes where {operation.output_limit} fit"
         )
     gathered = Gathered(operation, source, block_size=block_size)
+    whole = room_bytes(operation, block_size=block_size)
+    output = (memoryview(bytearray(whole)) if room is None else room[:whole])[:size]
     if operation.kind in SOURCE_DICTIONARIES:
-        return memoryview(_unpack_with_source(operation, blob, gathered, size))
-    gathered.check()
-    output = memoryview(bytearray(-(-size // block_size) * block_size))
+        _unpack_with_source(operation, blob, gathered, output)
+        return output
     if operation.kind in PATCHES:
-        apply_patch(blob, gathered, output[:size])
+        gathered.check()
+        apply_patch(blob, gathered, output)
         return output
     if gathered.size != size:
         raise OperationOutputError(f"an operation {name} copies {gathered.size} bytes to {size}")
     for offset, length in gathered.pieces():
         output[offset : offset + length] = gathered.read(offset, length)
+    gathered.compare(output)
     return output
 
 
-def _unpack_with_source(operation: Operation, blob: Bytes, gathered: Gathered, size: int) -> bytes:
-    """Return what the blob makes with the source as its dictionary."""
+def _unpack_with_source(
+    operation: Operation, blob: Bytes, gathered: Gathered, output: memoryview
+) -> None:
+    """Fill `output` with what the blob makes with the source as its dictionary."""
     if gathered.size > DICTIONARY_MAX:
         raise OperationOutputError(
             f"an operation {operation.kind.name} has a dictionary of {gathered.size} bytes"
         )
-    output = unpack_with_dictionary(blob, gathered.read_checked(), size)
-    if len(output) != size:
+    made = unpack_frame(blob, output, gathered.read_checked())
+    if made != len(output):
         raise OperationOutputError(
-            f"an operation {operation.kind.name} makes {len(output)} bytes, not {size}"
+            f"an operation {operation.kind.name} makes {made} bytes, not {len(output)}"
         )
-    return output
+
+
+def _unpack_frame(
+    operation: Operation, blob: Bytes, dictionary: Buffer, room: memoryview | None
+) -> memoryview:
+    """Return what one zstd frame makes, in `room` where there is one."""
+    limit = operation.output_limit
+    space = memoryview(bytearray(limit)) if room is None else room[:limit]
+    return space[: unpack_frame(blob, space, dictionary)]
 
 
 def _unpack(operation: Operation, blob: Bytes) -> Bytes:

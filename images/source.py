@@ -124,9 +124,17 @@ class Gathered:
         data = bytearray(self.size)  # filled in place: no second copy in pieces
         for offset, size in self.pieces():
             data[offset : offset + size] = self.read(offset, size)
+        self.compare(data)
+        return data
+
+    def compare(self, data: bytearray | memoryview) -> None:
+        """Check all the bytes, as they were read, against `src_sha256`, where there is one.
+
+        Raises:
+            SourceMismatchError: they are others.
+        """
         if self._operation.src_sha256 is not None:
             self._compare(hashlib.sha256(data).digest(), self._operation.src_sha256)
-        return data
 
     def _compare(self, actual: bytes, expected: bytes) -> None:
         if actual != expected:

@@ -6,20 +6,26 @@ tells. The next chunk is read while the caller hashes this one, in bounded memor
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import mmap
-from collections.abc import Generator
+import queue
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeAlias
+from functools import cache
+from types import TracebackType
+from typing import Final, Self, TypeAlias
 
 from partitions.direct import DIRECT_ALIGNMENT
-from partitions.disk import Access, OpenDisk, open_disk
+from partitions.disk import Access, OpenDisk, acquire_disk, open_disk
 from partitions.errors import DeviceReadError, DeviceTooSmallError, ReadbackMismatchError
 from partitions.slots import Region
 
 CHUNK_BYTES: Final = 1024 * 1024  # large enough for a disk's full speed, with two in flight
 Views: TypeAlias = Generator[memoryview, None, None]
 _BUFFERS: Final = 3  # one at the caller, two being filled
+_ZEROS: Final = bytes(CHUNK_BYTES)
+_COMPARED_BYTES: Final = 64 * 1024  # at once: most are all the same, or all different
 
 
 def read_back(
@@ -94,3 +100,164 @@ def verify(region: Region, *, size: int, sha256: bytes) -> None:
         raise ReadbackMismatchError(
             f"{region.words} reads back with sha256 {actual.hex()}, written was {sha256.hex()}"
         )
+
+
+class RegionReader:
+    """Reads runs of a region as the medium holds them, while the region is being written.
+
+    What shall be read must have been flushed. Safe in threads, as many at once as it has buffers;
+    others wait. A context manager that closes its own descriptor.
+    """
+
+    def __init__(self, region: Region, *, buffers: int) -> None:
+        """Open the region past the page cache.
+
+        Args:
+            region: what to read.
+            buffers: of 1 MiB, aligned, used again and again.
+
+        Raises:
+            DeviceOpenError: it cannot be opened.
+        """
+        self.region = region
+        self._disk = acquire_disk(region.path, Access.READ_PAST_CACHE)
+        self._free: queue.SimpleQueue[mmap.mmap] = queue.SimpleQueue()
+        for _ in range(buffers):
+            self._free.put(mmap.mmap(-1, CHUNK_BYTES))
+
+    def digest_of(self, runs: Iterable[tuple[int, int]]) -> bytes:
+        """Return the SHA-256 of runs, given as (byte offset in the region, bytes), in this order.
+
+        Raises:
+            DeviceTooSmallError, DeviceReadError: the region or the device ends before, or failed.
+        """
+        digest = hashlib.sha256()
+        buffer = self._free.get()
+        try:
+            with memoryview(buffer) as view:
+                for begin, end in self._pieces(view, runs):
+                    digest.update(view[begin:end])
+        finally:
+            self._free.put(buffer)
+        return digest.digest()
+
+    def is_zero(self, runs: Iterable[tuple[int, int]]) -> bool:
+        """Tell whether all bytes of some runs are zeros.
+
+        Raises:
+            DeviceTooSmallError, DeviceReadError: as `digest_of`.
+        """
+        buffer = self._free.get()
+        try:
+            with memoryview(buffer) as view:
+                # A slice of an mmap is bytes: compared eight times as fast as a memoryview.
+                return all(
+                    buffer[begin:end] == _ZEROS[: end - begin]
+                    for begin, end in self._pieces(view, runs)
+                )
+        finally:
+            self._free.put(buffer)
+
+    def differing(self, offset: int, data: memoryview, *, grain: int) -> list[tuple[int, int]]:
+        """Return which runs of `data` are not what the medium holds at `offset`.
+
+        Args:
+            offset: in the region.
+            data: writable, for its address; nothing is written to it.
+            grain: bytes that are compared at once in the end, a power of two up to 64 KiB; runs are
+                multiples of it, and what is left.
+
+        Returns:
+            (first byte of `data`, the one after the last), ascending, apart.
+
+        Raises:
+            DeviceTooSmallError, DeviceReadError: as `digest_of`.
+        """
+        runs: list[tuple[int, int]] = []
+        done = 0
+        # A piece ends with a grain, also where the region begins between two aligned bytes.
+        shift = (self.region.offset + offset) % DIRECT_ALIGNMENT
+        step = CHUNK_BYTES - _COMPARED_BYTES if shift else CHUNK_BYTES
+        wanted = [(offset + at, min(step, len(data) - at)) for at in range(0, len(data), step)]
+        buffer = self._free.get()
+        try:
+            with memoryview(buffer) as view:
+                for begin, end in self._pieces(view, wanted):
+                    held, made = view[begin:end], data[done : done + end - begin]
+                    for first, last in _differing(held, made, _COMPARED_BYTES, grain):
+                        if runs and runs[-1][1] == done + first:
+                            runs[-1] = (runs[-1][0], done + last)
+                        else:
+                            runs.append((done + first, done + last))
+                    done += end - begin
+        finally:
+            self._free.put(buffer)
+        return runs
+
+    def _pieces(
+        self, view: memoryview, runs: Iterable[tuple[int, int]]
+    ) -> Generator[tuple[int, int], None, None]:
+        """Fill `view` with piece after piece; yield where in it each begins and ends."""
+        for offset, length in runs:
+            if offset + length > self.region.size:
+                raise DeviceTooSmallError(
+                    f"{self.region.words} has {self.region.size} bytes, {offset + length} "
+                    f"shall be read back"
+                )
+            at, end = self.region.offset + offset, self.region.offset + offset + length
+            while at < end:
+                first = at - at % DIRECT_ALIGNMENT
+                stop = min(end, first + len(view))
+                whole = stop - first + -(stop - first) % DIRECT_ALIGNMENT
+                got = self._disk.read_into(view[:whole], first)
+                if first + got < stop:
+                    raise DeviceReadError(
+                        f"{self._disk.path} ends at {first + got}, before byte {end}"
+                    )
+                yield at - first, stop - first
+                at = stop
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self._disk.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _differing(
+    held: memoryview, made: memoryview, step: int, grain: int
+) -> Generator[tuple[int, int], None, None]:
+    """Yield which steps of two stretches of memory differ, and of these which grains."""
+    one, other = _address(held), _address(made)
+    compare = _memcmp()
+    for at in range(0, len(made), step):
+        size = min(step, len(made) - at)
+        if not compare(one + at, other + at, size):
+            continue
+        for begin in range(at, at + size, grain):
+            end = min(begin + grain, at + size)
+            if compare(one + begin, other + begin, end - begin):
+                yield begin, end
+
+
+def _address(data: memoryview) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(data))
+
+
+@cache
+def _memcmp() -> Callable[[int, int, int], int]:
+    """Return memcmp(3), which lets other threads run; views are compared byte by byte instead."""
+    function = ctypes.CDLL(None).memcmp
+    function.restype = ctypes.c_int
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
+    compare: Callable[[int, int, int], int] = function
+    return compare

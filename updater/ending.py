@@ -21,9 +21,10 @@ from updater import given, planning
 from updater.budget import BudgetError, UpdateBudgetError
 from updater.download import PayloadMissingError
 from updater.errors import RefusedError, UnreachableError
-from updater.install import FactsMismatchError, ReadBackError
+from updater.install import FactsMismatchError
 from updater.lifecycle import Event
 from updater.pipeline import PayloadDigestError
+from updater.proof import ReadBackError
 from updater.rooms import ROOM_ERRORS, AnyRoomError
 from updater.schedule import next_check
 from updater.state import Failure, NodeState, Report, Spoiled, Update

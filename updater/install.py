@@ -7,20 +7,25 @@ whether is decided elsewhere.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from images.operations import decode
+from images.payload import CLEARS
 from images.reader import Accept, Metadata, read_metadata
 from partitions.boot_files import cut_file, has_length, remove_file
 from partitions.readback import digest_of
 from partitions.writer import RegionWriter
-from updater.errors import RefusedError, UpdaterError
-from updater.pipeline import Pipeline, Shell
+from updater.errors import RefusedError
+from updater.pipeline import OpenSlots, Pipeline, Shell, stored_output
 from updater.plan import OwnFacts
+from updater.proof import ReadBackError, proof_of
 from updater.reuse import ask_for_metadata, find_reuse
 from updater.sources import copy_booted, deltas_of, images_of
+from updater.sparing import sparing_of
 
 if TYPE_CHECKING:
     from images.payload import Manifest
@@ -38,18 +43,20 @@ class FactsMismatchError(RefusedError):
     hint = "The release was published wrongly; publish it again with a new version."
 
 
-class ReadBackError(UpdaterError):
-    """The slot holds other bytes than were written to it."""
-
-    code = "readback-mismatch"
-    hint = "The disk loses or changes data: check its health before the next try."
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WrittenSlot:
-    """A slot whose bytes are all written and flushed, not yet read back."""
+    """A slot whose bytes are all written and flushed, and not all read back yet.
+
+    Attributes:
+        plan: what was written where.
+        manifest: of the payload; None where nothing was read back behind the writer.
+        proven_from: the number of the first operation of this attempt: those parts that are proven
+            operation by operation were read back from there on.
+    """
 
     plan: Plan
+    manifest: Manifest | None = None
+    proven_from: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +86,10 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         DownloadStoppedError: told to stop.
         LocalMismatchError: a slot does not hold what it seemed to; go on with a new download.
         DictionaryLostError: the disk lost what was written before a restart.
+        ReadBackError: the disk does not hold what was written to it: see `make_again`.
         PartitionsError: the device refuses, fails or is mounted.
     """
-    ask_for_metadata(plan, download)
-    download.seek(0)
-    metadata = read_metadata(
-        download,
-        payload_size=plan.size,
-        keys=plan.keys,
-        expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
-        accept=Accept.FULL if _is_full(plan.facts) else Accept.APPLICABLE,
-    )
+    metadata = _read_metadata(plan, download)
     _compare(metadata, plan.facts)
     _compare_sources(metadata.manifest, plan.facts)
     shell.begin()
@@ -107,10 +107,73 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
             download.expect([])
         done = max(download.position, journal.spared)
         shell.priced(plan.size - done if reuse is None else reuse.cost)
-        Pipeline(plan, metadata, download, journal, shell, writers, images, reuse).run()
+        workers = plan.workers or os.cpu_count() or 1
+        slots = OpenSlots(
+            writers=writers,
+            sources=images,
+            proof=stack.enter_context(proof_of(metadata.manifest, plan.regions)),
+            sparing=stack.enter_context(sparing_of(metadata.manifest, plan.regions, lanes=workers)),
+        )
+        Pipeline(plan, metadata, download, journal, shell, slots, reuse).run()
     for part in plan.facts.partitions:
         cut_file(plan.regions[part.name], part.size)
-    return WrittenSlot(plan=plan)
+    return WrittenSlot(plan=plan, manifest=metadata.manifest, proven_from=journal.next_operation)
+
+
+def make_again(plan: Plan, download: PayloadBytes, number: int) -> None:
+    """Tell a wrong payload from a wrong disk: make one operation again and look at it in memory.
+
+    For one that does not read back as signed, after the pipeline ended. Nothing is written.
+
+    Args:
+        plan: as for `write_slot`.
+        download: a new one.
+        number: of the operation, over all parts.
+
+    Returns:
+        When it makes what is signed: the disk is to blame.
+
+    Raises:
+        ImagesError: it does not, or what it reads of the booted slot is not what was signed.
+        DictionaryLostError: nor does the disk hold what it is made of.
+        UpdaterError, PartitionsError: it cannot be made.
+    """
+    metadata = _read_metadata(plan, download)
+    manifest = metadata.manifest
+    steps = list(manifest.steps())
+    part, operation = steps[number].part, steps[number].operation
+    if part is None or operation.kind in CLEARS:
+        return
+    start = metadata.header.data_offset + (operation.data_offset or 0)
+    download.expect([(start, start + operation.data_length)])
+    download.seek(start)
+    blob = download.read_exactly(operation.data_length) if operation.data_length else b""
+    region, size = plan.regions[part.name], manifest.block_size
+    dictionary = b"".join(
+        stored_output(part, number, region, block_size=size) for number in operation.dictionary
+    )
+    sources = {name: plan.sources[name] for name in [part.name] if part.old_size is not None}
+    with images_of(sources) as images:
+        decode(
+            operation,
+            blob,
+            block_size=size,
+            verify_output=True,
+            source=images.get(part.name),
+            dictionary=dictionary,
+        )
+
+
+def _read_metadata(plan: Plan, download: PayloadBytes) -> Metadata:
+    ask_for_metadata(plan, download)
+    download.seek(0)
+    return read_metadata(
+        download,
+        payload_size=plan.size,
+        keys=plan.keys,
+        expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
+        accept=Accept.FULL if _is_full(plan.facts) else Accept.APPLICABLE,
+    )
 
 
 def _clear(plan: Plan) -> None:
@@ -151,7 +214,9 @@ def _sources(
 def verify_slot(
     written: WrittenSlot, judged: Callable[[], ImageFacts] | None = None
 ) -> VerifiedSlot:
-    """Read every part back through a fresh descriptor and compare it with the signed digest.
+    """Read back through fresh descriptors what was not read behind the writer, and compare it.
+
+    That is what earlier attempts wrote, and every part without a signed hash of each operation.
 
     Args:
         written: the slot.
@@ -164,9 +229,12 @@ def verify_slot(
         AnyRoomError: as `judged`.
     """
     plan = written.plan
+    proven = _prove_earlier(written)
     for part in plan.facts.partitions:
         if not has_length(plan.regions[part.name], part.size):
             raise ReadBackError(f"part {part.name} has not the {part.size} bytes that are signed")
+        if part.name in proven:
+            continue
         actual = digest_of(plan.regions[part.name], part.size).hex()
         if actual != part.sha256:
             raise ReadBackError(f"part {part.name} reads back as {actual}, signed is {part.sha256}")
@@ -179,6 +247,25 @@ def verify_slot(
             slot=plan.slot, version=image.version, rollback_index=image.rollback_index
         )
     return VerifiedSlot(slot=plan.slot, version=facts.version, rollback_index=facts.rollback_index)
+
+
+def _prove_earlier(written: WrittenSlot) -> frozenset[str]:
+    """Read back the operations of earlier attempts; return the parts that are proven by that.
+
+    Between attempts nobody held the slot: it may have been mounted, or lost what it had.
+    """
+    if written.manifest is None:
+        return frozenset()
+    steps = list(written.manifest.steps())[: written.proven_from]
+    with proof_of(written.manifest, written.plan.regions) as proof:
+        proof.check(
+            [
+                (number, step.part.name, step.operation)
+                for number, step in enumerate(steps)
+                if step.part is not None
+            ]
+        )
+        return frozenset(p.name for p in written.manifest.parts if proof.covers(p.name))
 
 
 def _is_full(facts: Facts) -> bool:

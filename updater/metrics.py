@@ -104,6 +104,8 @@ def _update(of: Snapshot) -> Iterator[_Gauge]:
     yield _Gauge("bascule_update_info", "The update under way or armed.", [_Sample(1, labels)])
     yield _one("bascule_update_size_bytes", "Size of its payload.", update.size)
     yield _one("bascule_update_downloaded_bytes", "Fetched, all attempts.", of.downloaded_bytes)
+    yield _one("bascule_update_written_bytes", "Written to the slot.", update.written)
+    yield _one("bascule_update_kept_bytes", "In the slot already, not written.", update.kept)
 
 
 def _checks(of: Snapshot) -> Iterator[_Gauge]:

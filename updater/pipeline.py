@@ -1,10 +1,12 @@
 """How payload bytes flow into a slot: stages that overlap, in bounded memory.
 
-    download (a thread) -> decompress and check (workers) -> write in order (the caller's
-    thread) -> flush and note in the journal (a thread)
+    download (a thread) -> decompress, compare with what is there (workers) -> write, begun in order
+    (the caller's thread) -> flush, read back and compare, note in the journal (a thread)
 
-No temporary file, at most `BUDGET_BYTES` of operations in flight. The journal names an
-operation only after its data is flushed. What may be written is decided before: `install`.
+No temporary file; what operations make lies in one ring of memory (`outputs`), and at most
+`BUDGET_BYTES` besides are blobs and what unpacking takes. The journal names an
+operation only after its data is flushed and, where a signed hash of it says how, read back from
+the device: `proof`. What may be written is decided before: `install`.
 """
 
 from __future__ import annotations
@@ -14,40 +16,47 @@ import os
 import queue
 import threading
 from array import array
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 import msgspec
 
 from images.block_index import check_index_group
-from images.operations import Bytes, check_blob, decode, memory_bytes, writes, zeros
-from images.payload import Operation, Part, Step
+from images.operations import Bytes, check_blob, decode, room_bytes, work_bytes, writes, zeros
+from images.payload import CLEARS, READS_TARGET, Operation, Part, Step
 from images.reader import Metadata, PayloadDigests
-from images.recent import Output, RecentOutputs, dictionary_bytes
 from updater.allocator import reuse_large_buffers
 from updater.budget import BudgetError
 from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 from updater.held import LocalOutput, Origin
+from updater.outputs import Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.sources import images_of
+from updater.sparing import Work
 
 if TYPE_CHECKING:
     from images.source import OldImage
     from partitions.slots import Region
     from partitions.writer import RegionWriter
     from updater.plan import Plan
+    from updater.proof import Proof
     from updater.reuse import Reuse
+    from updater.sparing import Sparing
     from updater.state import Journal
 
-# Compressed and decompressed bytes in flight. One operation of any legal size always passes.
+# Blobs in flight and what is made of them on the way. One operation of any size always passes.
 BUDGET_BYTES: Final = 12 * 1024 * 1024
+# So many bytes of a slot count like one of the payload: what is copied or cleared is read back
+# behind the writer too, not all of it in the end.
+MADE_FOR_FETCHED: Final = 8
+WRITES_AT_ONCE: Final = 3  # operations; with one at a time a device waits for us half the time
 POLL_SECS: Final = 0.25  # how soon a stop is noticed while nothing arrives
 
 
@@ -110,20 +119,37 @@ class Shell:
             raise DownloadStoppedError("the engine was told to stop")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSlots:
+    """What is open of the slots, by part.
+
+    Attributes:
+        writers: of the passive slot.
+        sources: the old images that deltas read.
+        proof: reads back behind the writers; None to leave that to whoever comes after.
+        sparing: looks for what need not be written; None to write all.
+    """
+
+    writers: Mapping[str, RegionWriter]
+    sources: Mapping[str, OldImage] = field(default_factory=dict)
+    proof: Proof | None = None
+    sparing: Sparing | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Write:
-    """One operation under way: its number over all parts, and what gives its output.
+    """One operation under way: its number over all parts, and what gives its work.
 
-    A worker has made it meanwhile. Where operations read what earlier ones wrote, it is made
-    only when it is asked for: once all before it are written. One that is in place is not written.
+    A worker has made its output meanwhile. Where operations read what earlier ones wrote, it is
+    made only when it is asked for: once all before it are written.
     """
 
     number: int
     part: str
     operation: Operation
     cost: int
-    output: Callable[[], bytes | memoryview | None]
-    in_place: bool = False
+    work: Callable[[], Work]
+    alone: bool = False
 
 
 _Item: TypeAlias = _Write | BaseException | None
@@ -168,8 +194,7 @@ class Pipeline:
         download: PayloadBytes,
         journal: Journal,
         shell: Shell,
-        writers: Mapping[str, RegionWriter],
-        sources: Mapping[str, OldImage] = MappingProxyType({}),
+        slots: OpenSlots,
         reuse: Reuse | None = None,
     ) -> None:
         self._plan = plan
@@ -178,22 +203,29 @@ class Pipeline:
         self._download = download
         self._journal = journal
         self._shell = shell
-        self._writers = writers
-        self._sources = sources
+        self._writers = slots.writers
+        self._sources = slots.sources
         self._reuse = reuse
+        self._proof = slots.proof
+        self._sparing = slots.sparing
+        self._written_bytes = self._kept_bytes = 0
+        self._steps = list(self._manifest.steps())
+        self._flushed = journal.next_operation
         self._done = metadata.header.data_offset
-        self._recent = {
-            part.name: RecentOutputs(part, partial(self._stored, part))
-            for part in self._manifest.parts
-        }
-        self._firsts: dict[str, int] = {}  # the number of each part's first operation
-        for number, step in enumerate(self._manifest.steps()):
-            if step.part is not None:
-                self._firsts.setdefault(step.part.name, number)
-        lengths = (step.operation.data_length for step in self._manifest.steps())
+        self._firsts = first_numbers(self._steps)
+        self._layout = Layout.of(
+            self._steps,
+            begin=journal.next_operation,
+            block_size=self._manifest.block_size,
+            made=lambda number: reuse is None or not reuse.holds(number),
+        )
+        self._outputs = Outputs(self._layout, journal.next_operation)
+        self._made: dict[int, Future[Bytes | None]] = {}  # those that dictionaries may need
+        lengths = (step.operation.data_length for step in self._steps)
         self._blob_bytes = array("Q", accumulate(lengths, initial=0))
         self._budget = _Budget(BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._writing: deque[tuple[_Write, Work, Future[None]]] = deque()
         self._flusher = _Flusher(plan.checkpoint_bytes, self._flush)
 
     def run(self) -> None:
@@ -201,17 +233,22 @@ class Pipeline:
         reuse_large_buffers()
         workers = self._plan.workers or os.cpu_count() or 1
         feeder = threading.Thread(target=self._feed, name="download")
-        with ThreadPoolExecutor(workers, thread_name_prefix="decode") as self._pool:
+        with (
+            ThreadPoolExecutor(workers, thread_name_prefix="decode") as self._pool,
+            ThreadPoolExecutor(WRITES_AT_ONCE, thread_name_prefix="write") as self._pens,
+        ):
             feeder.start()
             self._flusher.start()
             try:
                 self._drain()
                 self._flusher.finish()
             except (DownloadStoppedError, DownloadError, BudgetError, LocalMismatchError):
+                self._retire_all()
                 self._flusher.finish()  # no polite stop, lost network or spent budget costs a byte
                 raise
             finally:
                 self._budget.close()
+                self._outputs.close()
                 self._flusher.close()
                 self._download.interrupt()
                 feeder.join()
@@ -224,9 +261,10 @@ class Pipeline:
             digests = PayloadDigests() if whole else None
             if digests:
                 digests.metadata(self._metadata)
-            for number, step in enumerate(self._manifest.steps()):
-                if number >= self._journal.next_operation:
-                    self._feed_one(number, step, digests)
+            for number in range(self._outputs.needed, self._journal.next_operation):
+                self._feed_stored(number, self._steps[number])
+            for number in range(self._journal.next_operation, len(self._steps)):
+                self._feed_one(number, self._steps[number], digests)
             if digests:
                 self._read_indexes(digests)
             self._check_tail(digests)
@@ -237,10 +275,9 @@ class Pipeline:
     def _feed_one(self, number: int, step: Step, digests: PayloadDigests | None) -> None:
         operation, part = step.operation, step.part
         if part is not None and self._reuse is not None and self._reuse.holds(number):
-            self._feed_held(number, part, operation)
+            self._feed_held(number, part, operation, self._reuse)
             return
-        dictionary = 0 if part is None else dictionary_bytes(part, operation)
-        cost = memory_bytes(operation, dictionary=dictionary)
+        cost = work_bytes(operation)
         self._budget.take(cost)
         blob = self._read_blob(operation)
         if digests:
@@ -249,63 +286,131 @@ class Pipeline:
             check_blob(operation, blob)
             self._budget.give(cost)
             return
-        make = partial(
-            self._decode,
-            operation,
-            blob,
-            part.name,
-            self._recent[part.name].dictionary(operation),
-        )
-        output: Callable[[], Bytes | None] = make
-        if not self._manifest.is_in_place(part):
-            made = self._pool.submit(make)
-            self._recent[part.name].add(number - self._firsts[part.name], made)
-            output = made.result
-        self._queue.put(_Write(number, part.name, operation, cost, output))
+        make = self._decoding(number, part, operation, blob)
+        work: Callable[[], Work]
+        alone = self._manifest.is_in_place(part)
+        if alone:
+            work = partial(self._work, number, part, operation, make)
+        else:
+            work = self._promise(number, part, operation, make).result
+        self._queue.put(_Write(number, part.name, operation, cost, work, alone=alone))
 
-    def _feed_held(self, number: int, part: Part, operation: Operation) -> None:
+    def _decoding(
+        self, number: int, part: Part, operation: Operation, blob: bytes
+    ) -> Callable[[], Bytes | None]:
+        """Return what makes the output of an operation; waits until there is room for it."""
+        first = self._firsts[part.name]
+        dictionary: Bytes = b""
+        waits: list[Future[Bytes | None]] = []
+        if operation.kind in READS_TARGET:
+            waits = [self._made[first + used] for used in operation.dictionary]
+            dictionary = self._outputs.dictionary(
+                first + operation.dictionary_first, operation.dictionary_count
+            )
+        room = self._room(number, operation)
+
+        def make() -> Bytes | None:
+            for wait in waits:
+                wait.result()
+            return decode(
+                operation,
+                blob,
+                block_size=self._manifest.block_size,
+                verify_output=False if self._proves(part.name) else None,
+                source=self._sources.get(part.name),
+                dictionary=dictionary,
+                room=room,
+            )
+
+        return make
+
+    def _feed_held(self, number: int, part: Part, operation: Operation, reuse: Reuse) -> None:
         """Hand on an operation whose output is on this node."""
-        if self._reuse is None:  # a broken invariant: the caller looked
-            raise AssertionError("an operation is held where nothing is reused")
-        if self._reuse.in_place(number):
-            self._queue.put(_Write(number, part.name, operation, 0, lambda: None, in_place=True))
+
+        def make() -> Bytes:
+            data = reuse.make(number, part.name, operation)
+            room[:] = data
+            return room
+
+        in_place = reuse.in_place(number)
+        if in_place and number not in self._layout.referred:
+            # It is flushed and proven with the rest all the same: whoever wrote it may not have.
+            size = room_bytes(operation, block_size=self._manifest.block_size)
+            self._queue.put(_Write(number, part.name, operation, 0, lambda: Work([], [], size)))
             return
         cost = operation.output_limit
         self._budget.take(cost)
-        made: Output = self._pool.submit(self._reuse.make, number, part.name, operation)
-        self._recent[part.name].add(number - self._firsts[part.name], made)
-        self._queue.put(_Write(number, part.name, operation, cost, made.result))
+        room = self._room(number, operation)
+        work = self._promise(number, part, operation, make).result
+        self._queue.put(_Write(number, part.name, operation, cost, work))
 
-    def _decode(
-        self, operation: Operation, blob: bytes, name: str, dictionary: Callable[[], bytes]
-    ) -> Bytes | None:
-        return decode(
-            operation,
-            blob,
-            block_size=self._manifest.block_size,
-            source=self._sources.get(name),
-            dictionary=dictionary(),
-        )
+    def _feed_stored(self, number: int, step: Step) -> None:
+        """Read what an operation wrote before a restart, for the dictionaries of those after it."""
+        if step.part is None or step.operation.kind in CLEARS:
+            return
+        part, room = step.part, self._room(number, step.operation)
+
+        def read() -> Bytes:
+            room[:] = self._stored(part, number - self._firsts[part.name])
+            return room
+
+        self._keep(number, self._pool.submit(read))
+
+    def _room(self, number: int, operation: Operation) -> memoryview:
+        return self._outputs.room(number, operation, block_size=self._manifest.block_size)
+
+    def _promise(
+        self, number: int, part: Part, operation: Operation, make: Callable[[], Bytes | None]
+    ) -> Future[Work]:
+        """Let a worker make an output, and see what of it is to be written.
+
+        Who needs the output for a dictionary need not wait for the latter.
+        """
+        made: Future[Bytes | None] = Future()
+        self._keep(number, made)
+
+        def make_known() -> Bytes | None:
+            try:
+                output = make()
+            except BaseException as error:
+                made.set_exception(error)
+                raise
+            made.set_result(output)
+            return output
+
+        return self._pool.submit(self._work, number, part, operation, make_known)
+
+    def _work(
+        self, number: int, part: Part, operation: Operation, make: Callable[[], Bytes | None]
+    ) -> Work:
+        """Make an operation's output; return what of it the slot does not hold yet."""
+        output, block_size = make(), self._manifest.block_size
+        if output is None:
+            work = Work([], list(zeros(operation, block_size=block_size)))
+        else:
+            region = self._writers[part.name].region
+            pieces = writes(operation, output, block_size=block_size)
+            work = Work([(at, _within(region, at, data)) for at, data in pieces], [])
+        if self._sparing is None:
+            return work
+        return self._sparing.left_of(number, part.name, work)
+
+    def _keep(self, number: int, made: Future[Bytes | None]) -> None:
+        """Keep the promise of an output while a dictionary may need it."""
+        self._made[number] = made
+        kept = self._layout.kept[max(number, self._journal.next_operation)]
+        for old in [n for n in self._made if n < kept]:
+            del self._made[old]
 
     def _stored(self, part: Part, number: int) -> bytes:
-        """Return what an operation wrote before a restart, or what was there all along.
+        """Return what an operation wrote before a restart.
 
         Raises:
             DictionaryLostError: the slot holds something else.
         """
-        operation = part.operations[number]
-        region = self._writers[part.name].region
-        with images_of({part.name: region}) as images:
-            output = LocalOutput(None, Origin.PASSIVE).read(
-                operation,
-                {Origin.PASSIVE: images[part.name]},
-                block_size=self._manifest.block_size,
-            )
-        if output is None:
-            raise DictionaryLostError(
-                f"part {part.name} does not hold what operation {number} made"
-            )
-        return output
+        return stored_output(
+            part, number, self._writers[part.name].region, block_size=self._manifest.block_size
+        )
 
     def _read_indexes(self, digests: PayloadDigests) -> None:
         """Read past the block indexes, which are part of what the whole file's hash covers."""
@@ -350,37 +455,70 @@ class Pipeline:
             self._shell.look()
             self._flusher.check()
             try:
-                item = self._queue.get(timeout=POLL_SECS)
+                item = self._queue.get(block=not self._writing, timeout=POLL_SECS)
             except queue.Empty:
+                if self._writing:  # whoever feeds us may wait for the room that these take
+                    self._retire()
                 continue
             if item is None:
+                self._retire_all()
                 return
             if isinstance(item, BaseException):
                 raise item
             self._write(item)
 
     def _write(self, step: _Write) -> None:
+        """Begin to write an operation; all before it are made, and no later one is written.
+
+        So an operation that reads the slot finds what it was promised. One that reads what earlier
+        ones wrote (format 1) is made once these are written.
+        """
+        while len(self._writing) >= (1 if step.alone else WRITES_AT_ONCE):
+            self._retire()
+        work = step.work()
         writer = self._writers[step.part]
-        block_size = self._manifest.block_size
-        output = step.output()
-        if step.in_place:
-            pass  # flushed with the rest all the same: whoever wrote it may not have
-        elif output is None:
-            for offset, length in zeros(step.operation, block_size=block_size):
-                writer.zero_at(offset, length)
-        else:
-            for offset, data in writes(step.operation, output, block_size=block_size):
-                writer.write_at(offset, _within(writer.region, offset, data))
+        self._writing.append((step, work, self._pens.submit(_put, writer, work)))
+        if step.alone:
+            self._retire()
+
+    def _retire(self) -> None:
+        """Wait until the oldest operation under way is written, and count it."""
+        step, work, written = self._writing.popleft()
+        written.result()
+        self._written_bytes += work.bytes_written
+        self._kept_bytes += work.kept
+        self._outputs.written(step.number)
         self._budget.give(step.cost)
-        self._flusher.mark(step.number + 1, step.operation.data_length)
+        made = (work.bytes_written + work.kept) // MADE_FOR_FETCHED
+        self._flusher.mark(step.number + 1, max(step.operation.data_length, made))
         if step.operation.data_length:
             end = (step.operation.data_offset or 0) + step.operation.data_length
             self._done = self._metadata.header.data_offset + end
         self._shell.progress(self._done)
 
+    def _retire_all(self) -> None:
+        while self._writing:
+            self._retire()
+
+    def _proves(self, name: str) -> bool:
+        """Tell whether what the operations of a part make is compared as the disk holds it."""
+        return self._proof is not None and self._proof.covers(name)
+
     def _flush(self, next_operation: int) -> None:
+        """Make durable what is written, prove it, and only then let the journal name it."""
         for writer in self._writers.values():
             writer.sync()
+        if self._proof is not None:
+            self._proof.check(
+                [
+                    (number, step.part.name, step.operation)
+                    for number, step in enumerate(
+                        self._steps[self._flushed : next_operation], self._flushed
+                    )
+                    if step.part is not None
+                ]
+            )
+        self._flushed = next_operation
         downloaded = self._journal.downloaded + self._download.received
         self._shell.keep_journal(
             msgspec.structs.replace(
@@ -388,8 +526,33 @@ class Pipeline:
                 next_operation=next_operation,
                 spared=self._blob_bytes[next_operation],
                 downloaded=downloaded,
+                written=self._journal.written + self._written_bytes,
+                kept=self._journal.kept + self._kept_bytes,
             )
         )
+
+
+def _put(writer: RegionWriter, work: Work) -> None:
+    for offset, length in work.clears:
+        writer.zero_at(offset, length)
+    for offset, data in work.pieces:
+        writer.write_at(offset, data)
+
+
+def stored_output(part: Part, number: int, region: Region, *, block_size: int) -> bytes:
+    """Return what an operation of a part wrote to a region, compared with its hash.
+
+    Raises:
+        DictionaryLostError: the region holds something else.
+        DeviceError: it cannot be read.
+    """
+    with images_of({part.name: region}) as images:
+        output = LocalOutput(None, Origin.PASSIVE).read(
+            part.operations[number], {Origin.PASSIVE: images[part.name]}, block_size=block_size
+        )
+    if output is None:
+        raise DictionaryLostError(f"part {part.name} does not hold what operation {number} made")
+    return output
 
 
 def _within(region: Region, offset: int, data: memoryview) -> memoryview:
@@ -409,7 +572,7 @@ class _Flusher:
         self._flush = flush
         self._changed = threading.Condition()
         self._written = 0  # operations written, as the next one's number
-        self._pending = 0  # blob bytes of them not flushed
+        self._pending = 0  # what they cost that are not flushed
         self._error: BaseException | None = None
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="flush")
@@ -418,11 +581,11 @@ class _Flusher:
         """Begin to flush; `close` ends it."""
         self._thread.start()
 
-    def mark(self, next_operation: int, blob_bytes: int) -> None:
+    def mark(self, next_operation: int, cost: int) -> None:
         """Note what is written; waits while too much of it is not flushed."""
         with self._changed:
             self._written = next_operation
-            self._pending += blob_bytes
+            self._pending += cost
             if self._pending >= self._checkpoint_bytes:
                 self._changed.notify_all()
             self._changed.wait_for(

@@ -118,6 +118,8 @@ class DownloadSettings(_Section, frozen=True):
     retry_delay_secs: Seconds = 2
     checkpoint_mib: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
     workers: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 5
+    io_priority: Literal["normal", "low", "idle"] = "low"
     deltas: bool = True
     max_mib_per_update: Mebibytes = 0
     max_mib_per_day: Mebibytes = 0

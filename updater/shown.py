@@ -226,6 +226,8 @@ def _update(node: Node, memory: NodeState) -> Facts | None:
         "whole_on": update.whole_on,
         "size": update.size,
         "downloaded": update.downloaded,
+        "written": update.written,
+        "kept": update.kept,
         "done": update.size if memory.state not in {State.INSTALLING, State.VERIFYING} else 0,
     }
     shown = node.progress.read()

@@ -92,6 +92,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
         left_out: why payloads that might have cost less are not taken, a sentence each.
         whole_on: the day (UTC) on which a day's bytes will have sufficed; empty for the first.
         downloaded: bytes fetched so far, over all attempts.
+        written: bytes written to the slot, over all attempts; known once all are.
+        kept: bytes that the slot held already.
         attempts: installs begun.
     """
 
@@ -120,6 +122,8 @@ class Update(msgspec.Struct, frozen=True, kw_only=True):
     withdrawn: bool = False
     verified: bool = False
     downloaded: Count = 0
+    written: Count = 0
+    kept: Count = 0
     attempts: Count = 0
 
 
@@ -279,6 +283,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
         spared: payload bytes of them, which need not be fetched again.
         downloaded: bytes fetched for this version by all attempts so far.
         before: of these, those that are known as the cost of payloads that failed.
+        written: bytes written to the slot by all attempts at this payload so far.
+        kept: bytes that the slot held already and that were not written again.
     """
 
     sha256: str
@@ -288,6 +294,8 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     spared: Count = 0
     downloaded: Count = 0
     before: Count = 0
+    written: Count = 0
+    kept: Count = 0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,10 @@ from updater.checking import look
 from updater.download import DownloadStoppedError
 from updater.ending import fall_back, falls_back, next_attempt, report, update_of
 from updater.errors import RefusedError, StateError
-from updater.install import ReadBackError, VerifiedSlot, WrittenSlot, verify_slot
+from updater.install import VerifiedSlot, WrittenSlot, verify_slot
 from updater.lifecycle import Event, State
 from updater.plan import BROUGHT, Found, OwnFacts, Plan, check_fit, parts_of
+from updater.proof import ReadBackError
 from updater.rooms import ROOM_ERRORS
 from updater.state import NodeState, SlotRecord, Unverified, Update
 from updater.writing import write
@@ -299,10 +300,12 @@ def _refreshed(node: Node) -> NodeState:
     memory = node.store.read_state()
     journal = node.store.read_journal()
     update = update_of(memory)
-    downloaded = journal.downloaded if journal else update.downloaded
-    return msgspec.structs.replace(
-        memory, update=msgspec.structs.replace(update, downloaded=downloaded)
+    if journal is None:
+        return memory
+    update = msgspec.structs.replace(
+        update, downloaded=journal.downloaded, written=journal.written, kept=journal.kept
     )
+    return msgspec.structs.replace(memory, update=update)
 
 
 def _arm(node: Node, memory: NodeState, verified: VerifiedSlot, *, counted_as: str) -> NodeState:
@@ -328,14 +331,22 @@ def _arm(node: Node, memory: NodeState, verified: VerifiedSlot, *, counted_as: s
     node.store.drop_journal()
     planning.settle(node, counted_as)
     node.progress.clear()
-    log.info("slot armed slot=%s version=%s", verified.slot.value, verified.version)
     update = update_of(memory)
+    log.info(
+        "slot armed slot=%s version=%s written=%d kept=%d",
+        verified.slot.value,
+        verified.version,
+        update.written,
+        update.kept,
+    )
     node.store.remember(
         node.clock(),
         "armed",
         version=verified.version,
         kind=update.kind,
         downloaded=update.downloaded,
+        written=update.written,
+        kept=update.kept,
     )
     report(node, memory, INSTALLED)
     return memory

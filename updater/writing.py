@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,13 +14,17 @@ import msgspec
 
 from images.errors import ImagesError, SourceMismatchError
 from partitions.boot_files import has_length
+from partitions.errors import PartitionsError
 from updater import given, planning
 from updater.download import Download
-from updater.install import WrittenSlot, write_slot
+from updater.errors import UpdaterError
+from updater.install import WrittenSlot, make_again, write_slot
 from updater.local_payload import LocalPayload
 from updater.meter import Meter
 from updater.pipeline import PayloadDigestError, Shell
+from updater.politeness import polite
 from updater.progress import Progress
+from updater.proof import ReadBackError
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.state import Journal
 
@@ -27,6 +32,9 @@ if TYPE_CHECKING:
     from updater.node import Node
     from updater.pipeline import PayloadBytes
     from updater.plan import Plan
+
+# What keeps us from telling who is to blame: the disk is, then.
+UNTOLD: Final = (UpdaterError, PartitionsError)
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +56,8 @@ def write(
     Raises:
         SourceMismatchError: the booted slot is not what the delta starts from.
         ImagesError, PayloadDigestError: no mirror has the right bytes.
-        DictionaryLostError: the disk lost what was written; the next attempt begins anew.
+        DictionaryLostError, ReadBackError: the disk lost what was written; the next attempt
+            begins anew.
         BudgetError: it came to more bytes than may be fetched.
         DownloadStoppedError, DownloadError: as `write_slot`.
     """
@@ -57,10 +66,10 @@ def write(
     while True:
         journal, kept = _journal(node, plan, counted_as)
         meter = Meter(node, plan, journal.downloaded, counted_as)
-        with _source(node, plan, left, meter) as download:
+        with _polite(node), _source(node, plan, left, meter) as download:
             shell = _shell(node, plan, journal, download, meter, version=version)
             try:
-                return write_slot(plan, download, journal, shell)
+                return _write_and_judge(node, plan, download, journal, shell, left)
             except LocalMismatchError as error:
                 mismatches += 1
                 log.warning("local blocks are not what they seemed operation=%d", error.number)
@@ -69,7 +78,7 @@ def write(
                     avoided=plan.avoided | {error.number},
                     reuse=mismatches < MISMATCHES_MAX,
                 )
-            except DictionaryLostError:
+            except (DictionaryLostError, ReadBackError):
                 _void(node, plan)  # what it names as flushed is not what the disk holds
                 raise
             except SourceMismatchError:
@@ -83,6 +92,41 @@ def write(
                     raise
             finally:
                 _note_downloaded(node, journal, kept, download, counted_as)
+
+
+def _write_and_judge(
+    node: Node,
+    plan: Plan,
+    download: Download | LocalPayload,
+    journal: Journal,
+    shell: Shell,
+    urls: Sequence[str],
+) -> WrittenSlot:
+    """Write; when the disk holds something else in the end, see whether that is what was made.
+
+    Raises:
+        ImagesError: it is: the payload is wrong, not the disk.
+        ReadBackError: it is not.
+    """
+    try:
+        return write_slot(plan, download, journal, shell)
+    except ReadBackError as error:
+        if error.number is None:
+            raise
+        meter = Meter(node, plan, journal.downloaded + download.received, journal.version)
+        with _source(node, plan, urls, meter) as again:
+            try:
+                make_again(plan, again, error.number)
+            except UNTOLD as why:
+                log.warning("not made again operation=%d code=%s", error.number, why.code)
+            finally:
+                download.received += again.received
+        raise
+
+
+def _polite(node: Node) -> AbstractContextManager[None]:
+    settings = node.settings.download
+    return polite(nice=settings.nice, io=settings.io_priority)
 
 
 def _journal(node: Node, plan: Plan, counted_as: str) -> tuple[Journal, Journal]:

@@ -460,7 +460,6 @@ class TestMeteredLink:
             asked.append(len(world.payloads.requests))
             real(download, *why)
 
-        asked: list[int] = []
         monkeypatch.setattr(Download, "_note_failure", broke)
         world.payloads.manners.cut_after = MIB // 4
         node = fresh(world, deltas="false", metered_file=f'"{mark}"')

@@ -24,12 +24,13 @@ from tests.sim.world import World, payload_key, run_until
 from updater.download import DownloadStoppedError
 from updater.engine import Engine
 from updater.given import own_facts
-from updater.install import ReadBackError, verify_slot, write_slot
+from updater.install import verify_slot, write_slot
 from updater.lifecycle import State
 from updater.local_payload import LocalPayload
 from updater.node import Node
 from updater.pipeline import Shell
 from updater.plan import Plan
+from updater.proof import ReadBackError
 from updater.sources import CopyMismatchError
 from updater.state import Journal
 

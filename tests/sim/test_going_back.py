@@ -17,10 +17,10 @@ from updater import checking, rebooting, updating
 from updater.checking import withdraw
 from updater.engine import Engine
 from updater.errors import IllegalTransitionError
-from updater.install import ReadBackError
 from updater.lifecycle import State
 from updater.node import Node
 from updater.pipeline import PayloadDigestError
+from updater.proof import ReadBackError
 from updater.rebooting import (
     RollbackRefusedError,
 )

@@ -18,10 +18,10 @@ from updater import checking, rebooting, shown, updating
 from updater.download import DownloadStoppedError
 from updater.engine import REBOOT_PATIENCE, REBOOT_RETRY, Engine
 from updater.errors import IllegalTransitionError, StateError
-from updater.install import ReadBackError
 from updater.lifecycle import State
 from updater.machine_model import REBOOT_FILE
 from updater.node import Node
+from updater.proof import ReadBackError
 from updater.rebooting import (
     NothingToConfirmError,
     NothingToRebootError,

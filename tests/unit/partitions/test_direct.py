@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,24 @@ def test_a_file_system_that_refuses_direct_writes_is_written_through_the_cache(
 
     assert path.read_bytes() == b"a" * BLOCK + b"b" * BLOCK
     assert refused == [0]  # asked once, then believed
+
+
+def test_threads_write_side_by_side_whatever_lies_how(tmp_path: Path) -> None:
+    """Aligned memory, memory that is not, and offsets within a block, all at once."""
+    path = tmp_path / "disk"
+    path.write_bytes(bytes(64 * SIZE))
+    expected = bytearray(64 * SIZE)
+    aligned = mmap.mmap(-1, SIZE)
+    aligned[:] = bytes(range(256)) * (SIZE // 256)
+    pieces: list[tuple[int, bytes | memoryview]] = []
+    for number in range(64):
+        size = SIZE - BLOCK if number % 3 else SIZE - BLOCK - 100
+        data = memoryview(aligned)[:size] if number % 2 else bytes(aligned[:size])
+        pieces.append((number * SIZE + (50 if number % 5 == 0 else 0), data))
+    for offset, data in pieces:
+        expected[offset : offset + len(data)] = data
+    with open_disk(path, Access.WRITE) as disk, ThreadPoolExecutor(8) as pool:
+        disk.write_past_cache()
+        for _ in range(5):
+            list(pool.map(lambda piece: disk.pwrite(*piece), pieces))
+    assert path.read_bytes() == expected

@@ -4,7 +4,7 @@ import hashlib
 import os
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -14,26 +14,36 @@ from typing import Any, Final
 import pytest
 from typing_extensions import override
 
+import images.build as build_room
 from images.build import build
-from images.errors import BlobMismatchError, ImagesError, PayloadSignatureError
-from images.operations import memory_bytes
+from images.errors import (
+    BlobMismatchError,
+    ImagesError,
+    OperationOutputError,
+    PayloadSignatureError,
+)
+from images.operations import work_bytes
+from images.packing import Blob, Compression, pack
+from images.payload import Operation
 from images.reader import Accept, Metadata, PayloadFile, verify_file
-from images.recent import dictionary_bytes
 from images.release import PartFacts, PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
 from partitions.attributes import BootBits
 from partitions.booted import Booted
 from partitions.errors import DeviceWriteError, PartitionsError
+from partitions.readback import RegionReader
 from partitions.slots import PartRef, Region, Room, Slot, resolve
 from partitions.writer import RegionWriter
 from tests.sim.gpt_disk import two_slots
 from tests.sim.payload_server import Manners, PayloadServer
-from updater import pipeline
+from updater import install, outputs, pipeline
 from updater.download import Download, DownloadError, DownloadStoppedError, Patience
 from updater.errors import StateError
-from updater.install import FactsMismatchError, ReadBackError, WrittenSlot, verify_slot, write_slot
-from updater.pipeline import PayloadDigestError, Pipeline, Shell
+from updater.install import FactsMismatchError, WrittenSlot, make_again, verify_slot, write_slot
+from updater.outputs import Outputs
+from updater.pipeline import OpenSlots, PayloadDigestError, Pipeline, Shell
 from updater.plan import DoesNotFitError, OwnFacts, Plan, check_fit
+from updater.proof import ReadBackError, is_provable, proof_of
 from updater.state import Journal
 from updater.trust.fetcher import open_session
 
@@ -198,7 +208,9 @@ def run_with(bench: Bench, writer: type[RegionWriter], plan: Plan | None = None)
             name: stack.enter_context(writer(region, booted=plan.booted))
             for name, region in plan.regions.items()
         }
-        Pipeline(plan, metadata, bench.download(), bench.journal(), bench.shell(), writers).run()
+        proof = stack.enter_context(proof_of(metadata.manifest, plan.regions))
+        slots = OpenSlots(writers=writers, proof=proof)
+        Pipeline(plan, metadata, bench.download(), bench.journal(), bench.shell(), slots).run()
 
 
 class TestAWholeInstall:
@@ -292,6 +304,51 @@ def test_the_journal_names_an_operation_only_after_its_data_is_flushed(bench: Be
             journals += 1
     assert journals >= 3
     assert durable == set().union(*places)
+
+
+class CountingWriter(RegionWriter):
+    """Counts the bytes that come to the device."""
+
+    written = 0
+
+    @override
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        super().write_at(offset, data)
+        type(self).written += len(data)
+
+    @override
+    def zero_at(self, offset: int, length: int) -> None:
+        super().zero_at(offset, length)
+        type(self).written += length
+
+
+class TestWhatTheSlotHoldsAlready:
+    def test_is_not_written_again(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        bench.install()
+        size = len(bench.release.root) + len(bench.release.boot)
+        assert (bench.noted[-1].written, bench.noted[-1].kept) == (size, 0)
+        differing = [ROOT_AT + 5000, ROOT_AT + 2 * MIB, ROOT_AT + 4 * MIB + 99, BOOT_AT + 77]
+        for at in differing:
+            flip(bench.disk, at)
+        monkeypatch.setattr(install, "RegionWriter", CountingWriter)
+        CountingWriter.written = 0
+        verify_slot(bench.install())
+        assert bench.content() == (bench.release.root, bench.release.boot)
+        # Three blocks, and of what is cleared a MiB.
+        assert CountingWriter.written == 3 * 4096 + MIB
+        assert bench.noted[-1].written == 3 * 4096 + MIB
+        assert bench.noted[-1].kept == size - 3 * 4096 - MIB
+
+    def test_is_proven_all_the_same(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A slot that is taken for equal and is not."""
+        bench.install()
+        flip(bench.disk, ROOT_AT + MIB + 4096)
+        monkeypatch.setattr(RegionReader, "differing", lambda *_, **__: [])
+        bench.noted.clear()
+        with pytest.raises(ReadBackError) as caught:
+            bench.install()
+        assert caught.value.number == operation_at(bench.release, MIB + 4096)
+        assert all(journal.next_operation <= caught.value.number for journal in bench.noted)
 
 
 class TestResuming:
@@ -394,40 +451,38 @@ class TestMemory:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The writer waits until the download is held back; then it goes on."""
-        limit = 8 * MIB  # the largest operation of this payload takes 7
         held = threading.Event()
 
-        class HeldBudget(WatchedBudget):
-            @override
-            def take(self, amount: int) -> None:
-                if self._taken and self._taken + amount > limit:
-                    held.set()
-                super().take(amount)
+        class HeldOutputs(Outputs):
+            size = 0
 
-        HeldBudget.peak = 0
+            @override
+            def room(self, number: int, operation: Operation, *, block_size: int) -> memoryview:
+                layout = self._layout
+                used = layout.starts[number + 1] - layout.starts[layout.kept[self._unwritten]]
+                if used > layout.size:
+                    held.set()
+                type(self).size = layout.size
+                return super().room(number, operation, block_size=block_size)
+
         SlowWriter.ahead = held
-        monkeypatch.setattr(pipeline, "BUDGET_BYTES", limit)
-        monkeypatch.setattr(pipeline, "_Budget", HeldBudget)
+        monkeypatch.setattr(outputs, "IN_FLIGHT_BYTES", 0)
+        monkeypatch.setattr(pipeline, "Outputs", HeldOutputs)
         run_with(bench, SlowWriter)
+        assert held.is_set()
         assert bench.content() == (bench.release.root, bench.release.boot)
-        assert limit // 2 < HeldBudget.peak <= limit
-        assert HeldBudget.left == 0
+        assert HeldOutputs.size == 4 * MIB  # an operation of 1 MiB, and the three before it
 
     def test_an_operation_larger_than_the_bound_passes_alone(
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        steps = metadata_of(bench.release).manifest.steps()
-        largest = max(
-            memory_bytes(step.operation, dictionary=dictionary_bytes(step.part, step.operation))
-            for step in steps
-            if step.part is not None
-        )
+        largest = max(work_bytes(s.operation) for s in metadata_of(bench.release).manifest.steps())
         WatchedBudget.peak = 0
         monkeypatch.setattr(pipeline, "BUDGET_BYTES", 1)
         monkeypatch.setattr(pipeline, "_Budget", WatchedBudget)
         bench.install()
         assert bench.content() == (bench.release.root, bench.release.boot)
-        assert WatchedBudget.peak == largest
+        assert (WatchedBudget.peak, WatchedBudget.left) == (largest, 0)
 
     def test_who_waits_for_room_is_told_of_the_end(self) -> None:
         budget = pipeline._Budget(10)
@@ -528,9 +583,8 @@ class TestAFailure:
             LateWriter(plan.regions["boot"], booted=plan.booted) as boot,
         ):
             metadata = file.metadata(plan.keys, accept=Accept.FULL)
-            run = Pipeline(
-                plan, metadata, source, bench.journal(), bench.shell(), {"root": root, "boot": boot}
-            )
+            slots = OpenSlots(writers={"root": root, "boot": boot})
+            run = Pipeline(plan, metadata, source, bench.journal(), bench.shell(), slots)
             with pytest.raises(DeviceWriteError, match="gone"):
                 run.run()
 
@@ -662,11 +716,124 @@ class TestReadingBack:
 
     @pytest.mark.parametrize("at", [ROOT_AT, ROOT_AT + 5 * MIB, BOOT_AT + MIB])
     def test_one_flipped_bit_anywhere_is_found(self, bench: Bench, at: int) -> None:
-        written = bench.install()
-        with bench.disk.open("r+b") as file:
-            file.seek(at)
-            byte = file.read(1)[0]
-            file.seek(at)
-            file.write(bytes([byte ^ 0x10]))
+        bench.install()
+        flip(bench.disk, at)
         with pytest.raises(ReadBackError, match="reads back as"):
+            verify_slot(WrittenSlot(plan=bench.plan()))
+
+    @pytest.mark.parametrize("at", [ROOT_AT, ROOT_AT + 4 * MIB, ROOT_AT + 5 * MIB, BOOT_AT])
+    def test_one_flipped_bit_of_an_earlier_attempt_is_found(self, bench: Bench, at: int) -> None:
+        """Between two attempts the slot was nobody's."""
+        bench.install()
+        written = bench.install(count_of(bench.release) - 1)
+        flip(bench.disk, at)
+        with pytest.raises(ReadBackError, match=r"reads back as|is not zero"):
             verify_slot(written)
+
+    def test_what_was_read_behind_the_writer_is_not_read_twice(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        written = bench.install()
+        monkeypatch.setattr(install, "digest_of", lambda *_: pytest.fail("a second pass"))
+        monkeypatch.setattr(RegionReader, "digest_of", lambda *_: pytest.fail("a second pass"))
+        verify_slot(written)
+
+
+def flip(disk: Path, at: int) -> None:
+    with disk.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 0x10]))
+
+
+class LyingWriter(RegionWriter):
+    """Writes something else than it is given, at one place of the part `root`."""
+
+    at = 0
+    act: Callable[[bytes], bytes] = staticmethod(lambda data: data)
+
+    @override
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        if self.region.label == "root" and offset <= self.at < offset + len(data):
+            data = type(self).act(bytes(data))
+        super().write_at(offset, data)
+
+    @override
+    def zero_at(self, offset: int, length: int) -> None:
+        if self.region.label == "root" and offset <= self.at < offset + length:
+            super().write_at(self.at, type(self).act(bytes(512)))
+        else:
+            super().zero_at(offset, length)
+
+
+def flipped(data: bytes) -> bytes:
+    return data[:511] + bytes([data[511] ^ 1]) + data[512:]
+
+
+class TestVerifyingBehindTheWriter:
+    @pytest.mark.parametrize("at", [0, 2 * MIB + 4096, 4 * MIB, 6 * MIB - 1])
+    @pytest.mark.parametrize("act", [flipped, lambda _data: b""], ids=["a bit", "lost"])
+    def test_a_disk_that_lies_is_found_and_its_operation_never_named(
+        self, bench: Bench, at: int, act: Callable[[bytes], bytes]
+    ) -> None:
+        LyingWriter.at, LyingWriter.act = at, staticmethod(act)
+        with pytest.raises(ReadBackError) as caught:
+            run_with(bench, LyingWriter, bench.plan(checkpoint_bytes=256 * 1024))
+        lied = operation_at(bench.release, at)
+        assert caught.value.number == lied
+        assert all(journal.next_operation <= lied for journal in bench.noted)
+
+    @pytest.mark.parametrize("number", [1, 2, 4])
+    def test_an_operation_that_makes_something_else_is_told_from_a_disk_that_lies(
+        self, release: Release, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        """It is signed, but not what it makes: no disk and no mirror is to blame."""
+        forged = forge(release, tmp_path, monkeypatch, number)
+        with ExitStack() as stack:
+            bench = Bench(release=forged, folder=tmp_path, stack=stack)
+            with pytest.raises(ReadBackError) as caught:
+                bench.install()
+            assert caught.value.number == number
+            with pytest.raises(OperationOutputError, match="made bytes of sha256"):
+                make_again(bench.plan(), bench.download(), number)
+            make_again(bench.plan(), bench.download(), number - 1)
+
+    def test_a_part_without_a_hash_of_each_operation_is_read_whole(self, bench: Bench) -> None:
+        manifest = metadata_of(bench.release).manifest
+        part = manifest.parts[0]
+        region = bench.plan().regions["root"]
+        assert is_provable(manifest, part, region)
+        plain = tuple(replace(operation, dst_sha256=None) for operation in part.operations)
+        assert not is_provable(manifest, replace(part, operations=plain), region)
+        assert not is_provable(manifest, replace(part, operations=part.operations[1:]), region)
+        assert not is_provable(replace(manifest, major=1), part, region)
+
+
+def forge(release: Release, folder: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> Release:
+    """Return the same release with a wrong hash of what one operation makes."""
+    signed = metadata_of(release).manifest.parts[0].operations[number].dst_sha256
+
+    def pack_wrong(
+        chunk: bytes, candidates: Sequence[Compression], dictionary: bytes = b"", *, level: int
+    ) -> Blob:
+        blob = pack(chunk, candidates, dictionary, level=level)
+        return replace(blob, dst_sha256=bytes(32)) if blob.dst_sha256 == signed else blob
+
+    monkeypatch.setattr(build_room, "pack", pack_wrong)
+    key = load_private_key(release.folder / "key.key.pem")
+    parts = [(name, release.folder / name) for name in ("root", "boot")]
+    build(parts, folder / "payload.crau", keys=[key])
+    (folder / "key.pub.pem").write_bytes((release.folder / "key.pub.pem").read_bytes())
+    return replace(release, folder=folder, data=(folder / "payload.crau").read_bytes())
+
+
+def operation_at(release: Release, at: int) -> int:
+    """Return the number of the operation that writes a byte of the part `root`."""
+    manifest = metadata_of(release).manifest
+    return next(
+        number
+        for number, step in enumerate(manifest.steps())
+        if step.part is manifest.parts[0]
+        and any(0 <= at // 4096 - e.start_block < e.num_blocks for e in step.operation.dst_extents)
+    )
