@@ -8,7 +8,7 @@ DESTDIR ?=
 NODE_PYTHON ?= /usr/bin/python3
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types contracts unit tools bench slow test-boot soak fuzz coverage proto requirements papers man completions install clean
+.PHONY: help setup demo test lint types contracts unit tools bench bench-functions slow test-boot soak fuzz coverage proto requirements papers man completions install clean
 
 help: ## say what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | sort | expand -t 16
@@ -22,7 +22,7 @@ $(STAMP): requirements/dev.txt pyproject.toml
 	touch $@
 
 demo: setup ## a fleet on one machine: KEEP=1 leaves the server up
-	$(BIN)/python -m demo $(if $(KEEP),--keep)
+	$(BIN)/python -m demo $(if $(KEEP),--keep) $(if $(MAKE_ONLY),--make-only) $(if $(NO_MAKE),--no-make)
 
 tools: ## install by apt what the tests drive, when root
 	@sh .ci/tools
@@ -42,7 +42,11 @@ types: setup
 contracts: setup
 	$(BIN)/lint-imports
 
-bench: setup tools ## print the figures of tests/bench
+ROUNDS ?= 3
+bench: setup tools ## measure beside the peers: BENCH_DIR=folder of images, ROWS=install,delta,... ROUNDS=3 KEEP=1 MAKE_ONLY=1 NO_MAKE=1
+	$(BIN)/python -m tests.bench $(if $(BENCH_DIR),--folder $(BENCH_DIR)) $(if $(ROWS),--rows $(ROWS)) --rounds $(ROUNDS) $(if $(KEEP),--keep) $(if $(MAKE_ONLY),--make-only) $(if $(NO_MAKE),--no-make)
+
+bench-functions: setup ## time single functions, and what an idle node costs
 	$(BIN)/python -m pytest -m bench -s tests/bench
 
 slow: setup tools ## the tests that boot or soak for minutes
