@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import bz2
 import struct
-from typing import Final
+from typing import Final, Protocol
 
 from bsdiff4 import core
 
 from images.errors import OperationOutputError, OperationUnsupportedError
-from images.source import Gathered
 
 MAGIC: Final = b"BSDIFF40"
 NEWER_MAGIC: Final = b"BSDF2"  # three bytes follow: how each stream is packed
@@ -28,7 +27,15 @@ _SIGN: Final = 1 << 63
 _ENTRY: Final = struct.Struct("<QQQ")
 
 
-def apply_patch(patch: bytes | memoryview, source: Gathered, output: memoryview) -> None:
+class Readable(Protocol):
+    """What a patch is applied to."""
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on; raise `OperationOutputError` outside."""
+        ...
+
+
+def apply_patch(patch: bytes | memoryview, source: Readable, output: memoryview) -> None:
     """Fill `output` with what the patch makes of `source`.
 
     1. the container names three streams that fit in it and exactly the bytes of `output`;
@@ -132,7 +139,7 @@ def _signed(value: int) -> int:
     return _SIGN - value if value & _SIGN else value
 
 
-def _add(source: Gathered, position: int, diff: _Stream, output: memoryview) -> None:
+def _add(source: Readable, position: int, diff: _Stream, output: memoryview) -> None:
     """Fill `output` with the sums of source and diff bytes, modulo 256."""
     for start in range(0, len(output), PIECE_SIZE):
         size = min(PIECE_SIZE, len(output) - start)

@@ -23,7 +23,7 @@ from images.errors import OperationUnsupportedError, PayloadLimitsError
 from images.inputs import Image, Meter, check_names, open_image
 from images.lanes import cores, in_order
 from images.layout import Planned, ages_of, dictionary_of, lay_out
-from images.packing import CHUNK_SIZE, ZSTD_LEVEL, Blob, Compression, pack
+from images.packing import CHUNK_SIZE, ZSTD_LEVEL, Blob, Compression, Dictionary, pack
 from images.payload import OperationKind
 from images.proto import payload_pb2 as pb
 from images.reader import PayloadFile, Progress
@@ -33,8 +33,8 @@ from images.survey import survey_of
 from images.wire import OPERATIONS_MAX
 
 BLOCK_SIZE: Final = 4096  # bytes; what all tools of this format write
-SKIPPED: Final = 1  # operations just before that are in no dictionary: so many are unpacked at once
-DICTIONARY_OPERATIONS: Final = 4  # decision 0013 has the figures
+GROUP_OPERATIONS: Final = 4  # have one dictionary, and can be unpacked at once
+DICTIONARY_OPERATIONS: Final = 2  # just before the group; decision 0013 has the figures
 INDEX_GROUP_SIZE: Final = 6 * 1024  # bytes from which a group of the index is full: 4 MiB of image
 _ZEROS: Final = bytes(CHUNK_SIZE)
 
@@ -62,7 +62,7 @@ class _Job:
     planned: Planned
     chunk: bytes
     used: range
-    before: tuple[bytes, ...]
+    dictionary: Dictionary | None
 
 
 def build(  # noqa: PLR0913  # each is an option of the command
@@ -184,7 +184,7 @@ def _pack_by_age(
         meter.add(zeros.blocks * recipe.block_size)
 
     def packed(job: _Job) -> Blob:
-        return pack(job.chunk, recipe.candidates, b"".join(job.before), level=recipe.level)
+        return pack(job.chunk, recipe.candidates, job.dictionary, level=recipe.level)
 
     jobs = _jobs(image, planned, len(cleared), recipe)
     for job, blob in in_order(packed, jobs, workers=recipe.workers):
@@ -204,15 +204,17 @@ def _pack_by_age(
 
 
 def _jobs(image: Image, planned: Sequence[Planned], first: int, recipe: _Recipe) -> Iterator[_Job]:
-    """Yield the operations that make something, with what is in memory of those before."""
+    """Yield the operations that make something, each group with its dictionary."""
     recent: dict[int, bytes] = {}
+    used, dictionary = range(0), None
     for number in range(first, len(planned)):
         chunk = image.gather(planned[number].runs, block_size=recipe.block_size)
-        used = dictionary_of(number, first, skipped=SKIPPED, count=DICTIONARY_OPERATIONS)
-        before = tuple(recent[earlier] for earlier in used) if recipe.dictionaries else ()
-        yield _Job(planned=planned[number], chunk=chunk, used=used, before=before)
+        wanted = dictionary_of(number, first, group=GROUP_OPERATIONS, count=DICTIONARY_OPERATIONS)
+        if recipe.dictionaries and wanted and wanted != used:
+            used, dictionary = wanted, Dictionary(b"".join(recent[one] for one in wanted))
+        yield _Job(planned=planned[number], chunk=chunk, used=used, dictionary=dictionary)
         recent[number] = chunk
-        recent.pop(number - SKIPPED - DICTIONARY_OPERATIONS, None)
+        recent.pop(number - GROUP_OPERATIONS - DICTIONARY_OPERATIONS, None)
 
 
 def _add_blob(update: pb.PartitionUpdate, blob: Blob, scratch: Draft) -> pb.InstallOperation:

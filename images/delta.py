@@ -12,35 +12,43 @@ compress. The node knows nothing of this module.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from images.assemble import Built, assemble
 from images.build import BLOCK_SIZE
+from images.dictionary import DICTIONARY_MAX
 from images.draft import Draft, draft_of, scratch_beside
 from images.errors import LibraryMissingError, PartUnknownError, SourceMissingError
 from images.inputs import Image, check_names, open_image
 from images.lanes import cores, in_order
-from images.payload import READS_SOURCE, Extent, OperationKind
+from images.payload import READS_SOURCE, Extent, OperationKind, Segment
 from images.proto import payload_pb2 as pb
 from images.reader import Progress
 from images.rules import OUTPUT_MAX
+from images.segment_rules import JOB_DICTIONARY_MAX
 from images.signing import PrivateKey
-from images.wire import EXTENTS_MAX
+from images.wire import EXTENTS_MAX, SEGMENTS_MAX
 
 if TYPE_CHECKING:
+    from images.coders import Coder
     from images.delta_blocks import BlockTable, Matched, Run
+    from images.delta_recode import Recoded, Recoder
     from images.delta_regions import SourceIndex
+    from images.delta_unpacked import UnpackedOld
 
 MINOR: Final = 10  # of our own deltas: the lowest that knows REPLACE_ZSTD
 COMPAT_MINOR: Final = 4  # the lowest that knows ZERO: payload.md 8
 GROUP_SIZE: Final = 2 * 1024 * 1024  # bytes of the rest coded as one; larger ones do not help
 COPY_SIZE: Final = 4 * 1024 * 1024  # bytes an operation copies: enough of them for all cores
-SIMILAR_MAX: Final = 4 * 1024 * 1024  # bytes of the old image a group is coded against: 0012
+SIMILAR_MAX: Final = 3 * 1024 * 1024  # bytes of the old image a group is coded against: 0012
+DENSE_SIMILAR_MAX: Final = 6 * 1024 * 1024  # the same of bytes that are packed: it costs little
 MEMORY_MAX: Final = 1024 * 1024 * 1024  # bytes that all threads and tables may take
 WORKER_BYTES: Final = 150 * 1024 * 1024  # of one thread: zstd's tables at level 19, or bsdiff's
 _TABLES_BYTES: Final = 256 * 1024 * 1024
@@ -155,6 +163,8 @@ class _Made:
     operation: pb.InstallOperation
     data: bytes
     size: int
+    source_segments: tuple[Segment, ...] = ()
+    output_segments: tuple[Segment, ...] = ()
 
 
 class _Work:
@@ -170,7 +180,10 @@ class _Work:
         self._progress = progress
         self._done = 0
         self._index: SourceIndex | None = None
+        self._old: UnpackedOld | None = None
+        self._recoder: Recoder | None = None
         self._pieces = 0  # of the old image in one dictionary, at most
+        self._segments = 0  # the same, where some are unpacked
 
     def add_to(self, manifest: pb.DeltaArchiveManifest, scratch: Draft) -> None:
         """Add the part to the manifest and its blobs to the scratch file."""
@@ -180,19 +193,39 @@ class _Work:
         old, new = self._tabulate(pair.old, total), self._tabulate(pair.new, total)
         _set_info(update.old_partition_info, pair.old, old.sha256)
         _set_info(update.new_partition_info, pair.new, new.sha256)
-        matched = self._match(old, new)
-        steps = _steps(matched)
-        groups = sum(1 for step in steps if step.kind is None)
-        if groups:
-            self._pieces = max(8, _PIECES_MAX // self._share // groups)
-            self._index = self._index_old(total)
+        steps = self._prepare(self._match(old, new), total)
         self._done = 0
         for _, made in in_order(self._make, steps, workers=self._workers):
+            made.operation.source_segments.extend(_segments(made.source_segments, manifest))
+            made.operation.output_segments.extend(_segments(made.output_segments, manifest))
             if made.data:
                 made.operation.data_offset = scratch.appended_bytes
                 scratch.append(made.data)
             update.operations.append(made.operation)
             self._tell(made.size, pair.new.size)
+
+    def _prepare(self, matched: Matched, total: int) -> list[_Step]:
+        """Return the steps, with what they are coded against at hand."""
+        from images.delta_recode import Recoder, find_coders
+        from images.delta_unpacked import UnpackedOld
+        from images.packed import find_packed
+
+        if not matched.rest:
+            return _steps(matched, None)
+        old, new = self._pair.old, self._pair.new
+        if not self._compat:
+            packed = find_packed(new.read_at, new.size)
+            coders = find_coders(new.read_at, packed)
+            before = find_packed(old.read_at, old.size) if coders else []
+            self._old = UnpackedOld(old.read_at, old.size, before, coders)
+            self._recoder = Recoder(new.read_at, packed, coders)
+            self._recoder.keep_those_of(old.read_at, before)
+        steps = _steps(matched, self._recoder)
+        groups = sum(1 for step in steps if step.kind is None)
+        self._pieces = max(8, _PIECES_MAX // self._share // groups)
+        self._segments = max(8, SEGMENTS_MAX // 2 // self._share // groups)
+        self._index = self._index_old(total)
+        return steps
 
     def _tabulate(self, image: Image, total: int) -> BlockTable:
         from images.delta_blocks import tabulate
@@ -230,14 +263,15 @@ class _Work:
     def _index_old(self, total: int) -> SourceIndex:
         from images.delta_regions import Chunk, SourceIndex
 
-        old = self._pair.old
+        old, unpacked = self._pair.old, self._old
         offsets = range(0, old.size, _SCAN_SIZE)
+        chunks = (
+            Chunk(offset, chunk)
+            for offset, chunk in zip(offsets, self._scan(old, total), strict=True)
+        )
         return SourceIndex.of(
-            (
-                Chunk(offset, chunk)
-                for offset, chunk in zip(offsets, self._scan(old, total), strict=True)
-            ),
-            size=old.size,
+            chunks if unpacked is None else chain(chunks, unpacked.chunks()),
+            size=old.size if unpacked is None else unpacked.size,
             workers=self._workers,
         )
 
@@ -257,12 +291,21 @@ class _Work:
 
     def _code(self, step: _Step, target: bytes, digest: bytes) -> _Made:
         """Return the operation of a group of the rest."""
-        from images.delta_coding import code, code_compat
+        from images.delta_coding import code, code_compat, is_dense
 
         if self._index is None:  # a broken invariant: `add_to` makes it before the first group
             raise AssertionError("a group is coded without an index")
+        recoded = None if self._recoder is None else self._recoder.recoded(step.dst)
+        if recoded is not None:
+            made_again = self._recode(step, recoded, target, digest)
+            if made_again is not None:
+                return made_again
         ranked = self._index.ranked(target, step.dst)
-        similar = ranked.best(SIMILAR_MAX, pieces_max=self._pieces)
+        similar = ranked.best(
+            DENSE_SIMILAR_MAX if is_dense(target) else SIMILAR_MAX,
+            pieces_max=self._pieces,
+            image_size=self._pair.old.size,
+        )
         coded = (code_compat if self._compat else code)(target, _read(self._pair.old, similar))
         src = similar if coded.kind in READS_SOURCE else ()
         step = _Step(coded.kind, step.dst, src)
@@ -270,6 +313,28 @@ class _Work:
         if src:
             made.operation.src_sha256_hash = hashlib.sha256(_read(self._pair.old, src)).digest()
         return made
+
+    def _recode(self, step: _Step, recoded: Recoded, target: bytes, digest: bytes) -> _Made | None:
+        """Return the operation of a group that is packed again, or None where it does not pay."""
+        from images.delta_coding import code_stream, is_dense
+
+        if self._index is None or self._old is None:  # a broken invariant, as above
+            raise AssertionError("a group is packed again without an index")
+        ranked = self._index.ranked(recoded.stream, step.dst).pieces.tolist()
+        most = JOB_DICTIONARY_MAX if recoded.large else DICTIONARY_MAX
+        least = DENSE_SIMILAR_MAX if is_dense(recoded.stream) else SIMILAR_MAX
+        size = min(most, max(least, len(recoded.stream)))
+        similar = self._old.similar(ranked, size, pieces_max=self._segments, large=recoded.large)
+        data = code_stream(recoded.stream, similar.data)
+        if data is None or len(data) >= len(target):
+            return None
+        kind = OperationKind.SOURCE_RECODE
+        made = self._made(kind, _Step(kind, step.dst, similar.extents), data, digest, len(target))
+        source = _read(self._pair.old, similar.extents)
+        made.operation.src_sha256_hash = hashlib.sha256(source).digest()
+        return dataclasses.replace(
+            made, source_segments=similar.segments, output_segments=recoded.segments
+        )
 
     def _made(
         self, kind: OperationKind, step: _Step, data: bytes, digest: bytes, size: int
@@ -291,12 +356,17 @@ class _Work:
             self._progress(self._done, total)
 
 
-def _steps(matched: Matched) -> list[_Step]:
+def _steps(matched: Matched, recoder: Recoder | None) -> list[_Step]:
     """Return what is to be made, in the order of the first block that each writes."""
+    groups: Iterable[tuple[Extent, ...]]
+    if recoder is None:
+        groups = (dst for dst, _ in _batches(matched.rest, GROUP_SIZE))
+    else:
+        groups = recoder.groups(matched.rest, GROUP_SIZE)
     steps = [
         *(_Step(OperationKind.SOURCE_COPY, *it) for it in _batches(matched.copies, COPY_SIZE)),
         *(_Step(OperationKind.ZERO, *it) for it in _batches(matched.zeros, OUTPUT_MAX)),
-        *(_Step(None, *it) for it in _batches(matched.rest, GROUP_SIZE)),
+        *(_Step(None, dst) for dst in groups),
     ]
     return sorted(steps, key=lambda step: step.dst[0].start_block)
 
@@ -351,6 +421,37 @@ def _read(image: Image, extents: Iterable[Extent]) -> bytes:
 
 def _size(extents: Iterable[Extent]) -> int:
     return sum(extent.num_blocks for extent in extents) * BLOCK_SIZE
+
+
+def _segments(
+    segments: Iterable[Segment], manifest: pb.DeltaArchiveManifest
+) -> Iterator[pb.Segment]:
+    """Yield segments as messages; a coder that is new to the manifest is added to it."""
+    for segment in segments:
+        message = pb.Segment(
+            packed=segment.packed,
+            unpacked=segment.unpacked,
+            used=segment.used,
+        )
+        for name in ("offset", "start", "ahead", "behind"):
+            if getattr(segment, name):
+                setattr(message, name, getattr(segment, name))
+        if segment.coder is not None:
+            message.coder = _number(segment.coder, manifest)
+        yield message
+
+
+def _number(coder: Coder, manifest: pb.DeltaArchiveManifest) -> int:
+    """Return the number of a coder, from 1, which the manifest has from now on."""
+    message = pb.Coder(
+        function=coder.function.value,
+        version=coder.version,
+        level=coder.level,
+        sample_sha256=coder.sample_sha256,
+    )
+    if message not in manifest.coders:
+        manifest.coders.append(message)
+    return list(manifest.coders).index(message) + 1
 
 
 def _messages(extents: Iterable[Extent]) -> list[pb.Extent]:

@@ -45,18 +45,25 @@ class Chunk:
 
 
 class Ranked:
-    """Pieces of the old image, those that look most like some new bytes first."""
+    """Pieces of the old image, those that look most like some new bytes first.
 
-    def __init__(self, pieces: npt.NDArray[np.int64], size: int) -> None:
-        self._pieces = pieces
-        self._size = size
+    Attributes:
+        pieces: their numbers; above those of the image itself stand those of what it unpacks to.
+    """
 
-    def best(self, size: int, *, pieces_max: int) -> tuple[Extent, ...]:
-        """Return the best pieces, at most `size` bytes and `pieces_max`, as blocks in order."""
+    def __init__(self, pieces: npt.NDArray[np.int64]) -> None:
+        self.pieces = pieces
+
+    def best(self, size: int, *, pieces_max: int, image_size: int) -> tuple[Extent, ...]:
+        """Return the best pieces of an image of `image_size` bytes, as blocks in order.
+
+        They have at most `size` bytes and are at most `pieces_max`.
+        """
         extents: list[Extent] = []
-        for piece in np.sort(self._pieces[: min(size // PIECE_SIZE, pieces_max)]).tolist():
+        inside = self.pieces[self.pieces * PIECE_SIZE < image_size]
+        for piece in np.sort(inside[: min(size // PIECE_SIZE, pieces_max)]).tolist():
             start = piece * PIECE_SIZE // BLOCK_SIZE
-            end = min(piece * PIECE_SIZE + PIECE_SIZE, self._size) // BLOCK_SIZE
+            end = min(piece * PIECE_SIZE + PIECE_SIZE, image_size) // BLOCK_SIZE
             if extents and extents[-1].start_block + extents[-1].num_blocks == start:
                 start = extents.pop().start_block
             extents.append(Extent(start, end - start))
@@ -112,7 +119,7 @@ class SourceIndex:
         ]
         scores = self._scores(target, np.unique(np.asarray(own, np.int64)))
         order = np.argsort(-scores, kind="stable")
-        return Ranked(order[scores[order] >= _ENOUGH], self._size)
+        return Ranked(order[scores[order] >= _ENOUGH])
 
     def _scores(self, target: bytes, own: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the votes for each piece; its neighbours lend it a quarter of theirs."""

@@ -9,6 +9,7 @@ Each leaf owns a stable code, a hint for a person and an exit status. Nothing is
     │   ├── OperationOutputError, PartitionMismatchError
     │   └── UnsupportedError        a sound payload that we do not apply
     │       ├── OperationUnsupportedError
+    │       ├── CoderMissingError
     │       └── DeltaUnsupportedError
     ├── PayloadRefusedError         the bytes are not the ones that were signed
     │   ├── MetadataSignatureError, PayloadSignatureError, PayloadUnsignedError
@@ -114,6 +115,16 @@ class OperationUnsupportedError(UnsupportedError):
 
     code = "operation-unsupported"
     hint = "Use the full payload of the release; images/README.md lists what is carried out."
+
+
+class CoderMissingError(UnsupportedError):
+    """The payload packs bytes again with a coder that this system does not have."""
+
+    code = "coder-missing"
+    hint = (
+        "Another payload of the release is used; for this one the node's liblz4 and libzstd must"
+        " have the very versions of the machine that built it."
+    )
 
 
 class DeltaUnsupportedError(UnsupportedError):

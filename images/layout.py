@@ -130,16 +130,22 @@ def _cut(age: int | None, runs: Iterable[Run], most: int) -> list[Planned]:
     return result
 
 
-def dictionary_of(number: int, first: int, *, skipped: int, count: int) -> range:
+def dictionary_of(number: int, first: int, *, group: int, count: int) -> range:
     """Return the operations whose output is the dictionary of operation `number`.
+
+    All operations of a group have the same: those just before the group. So none waits for another
+    of its group, and what is known of a dictionary serves them all. Only in the first group, before
+    which there is nothing, each has all before it.
 
     Args:
         number: of the operation in its part.
         first: of the part's first operation that makes something.
-        skipped: operations just before it that are left out.
-        count: operations at most.
+        group: operations of a group.
+        count: operations that are a dictionary, at most.
     """
-    end = max(first, number - skipped)
+    if number < first + group:
+        return range(first, number)
+    end = number - (number - first) % group
     return range(max(first, end - count), end)
 
 

@@ -12,8 +12,10 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from images.coders import LEVEL_MAX, Coder, Function
 from images.container import MANIFEST_MAX_BYTES, SIGNATURES_MAX_BYTES, Header
 from images.errors import (
+    CoderMissingError,
     ManifestInvalidError,
     OperationUnsupportedError,
     PayloadLimitsError,
@@ -28,6 +30,7 @@ from images.payload import (
     Operation,
     OperationKind,
     Part,
+    Segment,
     Step,
     is_part_name,
 )
@@ -117,6 +120,7 @@ def parse_manifest(header: Header, data: bytes, *, payload_size: int) -> Manifes
         index_bytes=sum(_index_bytes(part) for part in parts),
         signatures_offset=None if signatures is None else signatures[0],
         signatures_size=0 if signatures is None else signatures[1],
+        coders=_coders(message),
     )
     _check_names(manifest.parts)
     check_end(
@@ -169,7 +173,7 @@ def _groups_1(message: pb.DeltaArchiveManifest) -> list[_Group]:
 
 
 def _groups_2(message: pb.DeltaArchiveManifest) -> list[_Group]:
-    reader = _OperationReader(major=2, block_size=message.block_size)
+    reader = _OperationReader(major=2, block_size=message.block_size, coders=_coders(message))
     groups: list[_Group] = []
     for update in message.partitions:
         if update.hash_tree_extent.num_blocks or update.fec_extent.num_blocks:
@@ -202,8 +206,9 @@ def _index_bytes(part: Part) -> int:
 class _OperationReader:
     """Turns messages into values; holds what all operations of a manifest share."""
 
-    def __init__(self, *, major: int, block_size: int) -> None:
+    def __init__(self, *, major: int, block_size: int, coders: tuple[Coder, ...] = ()) -> None:
         self._major = major
+        self._coders = (None, *coders)
         self._block_size = block_size
 
     def part(
@@ -281,6 +286,24 @@ class _OperationReader:
             src_sha256=message.src_sha256_hash if message.HasField("src_sha256_hash") else None,
             dictionary_first=message.dictionary_first,
             dictionary_count=message.dictionary_count,
+            source_segments=tuple(map(self._segment, message.source_segments)),
+            output_segments=tuple(map(self._segment, message.output_segments)),
+        )
+
+    def _segment(self, message: pb.Segment) -> Segment:
+        if message.coder >= len(self._coders):
+            raise ManifestInvalidError(
+                f"a segment is packed by coder {message.coder} of {len(self._coders) - 1}"
+            )
+        return Segment(
+            coder=self._coders[message.coder],
+            offset=message.offset,
+            packed=message.packed,
+            unpacked=message.unpacked,
+            start=message.start,
+            used=message.used,
+            ahead=message.ahead,
+            behind=message.behind,
         )
 
     def _bytes(self, extents: Iterable[tuple[int, int]]) -> int:
@@ -299,6 +322,27 @@ def _signatures(message: pb.DeltaArchiveManifest) -> tuple[int, int] | None:
             f" at most {SIGNATURES_MAX_BYTES} are allowed"
         )
     return message.signatures_offset, message.signatures_size
+
+
+def _coders(message: pb.DeltaArchiveManifest) -> tuple[Coder, ...]:
+    """Return who packs; a function that we do not know is one that no node of ours has."""
+    coders: list[Coder] = []
+    for coder in message.coders:
+        if coder.function not in {function.value for function in Function}:
+            raise CoderMissingError(f"the payload wants a coder {coder.function!r}")
+        if not 0 < coder.level <= LEVEL_MAX or len(coder.sample_sha256) != SHA256_SIZE:
+            raise ManifestInvalidError(
+                f"a coder has level {coder.level} and a hash of {len(coder.sample_sha256)} bytes"
+            )
+        coders.append(
+            Coder(
+                function=Function(coder.function),
+                version=coder.version,
+                level=coder.level,
+                sample_sha256=coder.sample_sha256,
+            )
+        )
+    return tuple(coders)
 
 
 def _check_names(parts: Sequence[Part]) -> None:

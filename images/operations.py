@@ -42,6 +42,7 @@ from images.payload import (
     Operation,
     OperationKind,
 )
+from images.recode import recode, recode_bytes
 from images.source import CHUNK_SIZE, Gathered, OldImage
 
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output
@@ -222,6 +223,8 @@ def work_bytes(operation: Operation) -> int:
         return 0
     if operation.kind in READS_TARGET | ZSTD or operation.kind is OperationKind.REPLACE:
         return operation.data_length
+    if operation.kind is OperationKind.SOURCE_RECODE:
+        return memory_bytes(operation)  # packed apart, then copied to its room
     if operation.kind in SOURCE_DICTIONARIES:
         return operation.data_length + operation.src_length
     return memory_bytes(operation) - (
@@ -245,6 +248,8 @@ def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> i
         return operation.output_limit + CHUNK_SIZE
     if operation.kind in PATCHES:
         return operation.data_length + operation.output_limit + WORK_BYTES
+    if operation.kind is OperationKind.SOURCE_RECODE:
+        return operation.data_length + recode_bytes(operation)
     window = min(operation.output_limit, WINDOW_MAX)
     if operation.kind in SOURCE_DICTIONARIES | READS_TARGET:  # zstd takes a copy of it
         window += 2 * (operation.src_length if operation.kind in READS_SOURCE else dictionary)
@@ -268,6 +273,8 @@ def _derive(
             f"an operation {name} makes {size} bytes where {operation.output_limit} fit"
         )
     gathered = Gathered(operation, source, block_size=block_size)
+    if operation.kind is OperationKind.SOURCE_RECODE:
+        return memoryview(recode(operation, blob, gathered))[:size]
     whole = room_bytes(operation, block_size=block_size)
     output = (memoryview(bytearray(whole)) if room is None else room[:whole])[:size]
     if operation.kind in SOURCE_DICTIONARIES:

@@ -19,9 +19,11 @@ else:
     from backports import zstd
 
 CHUNK_SIZE: Final = 1024 * 1024  # bytes an operation makes: what AOSP's and Flatcar's tools take
-ZSTD_LEVEL: Final = 12  # unless the publisher takes more time: decision 0013 has the figures
-ZSTD_WINDOW_LOG: Final = 23  # 8 MiB: what is made and its dictionary
+ZSTD_LEVEL: Final = 19  # unless the publisher has less time: decision 0013 has the figures
+QUICK_LEVEL: Final = 12  # what chunks that hardly shrink are packed at: more finds nothing more
+HARDLY: Final = 0.97  # what is left of such a chunk after a first look
 BZ2_LEVEL: Final = 9
+_TRAINED: Final = (0xEC30A437).to_bytes(4, "little")  # RFC 8878, 5: how a trained dictionary begins
 XZ_FILTERS: Final = [  # a larger dictionary than the chunk costs memory on both sides for nothing
     {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": CHUNK_SIZE}
 ]
@@ -34,6 +36,28 @@ class Compression(enum.StrEnum):
     XZ = "xz"
     BZ2 = "bz2"
     NONE = "none"
+
+
+class Dictionary:
+    """Bytes that the node has by then, for all the chunks that go by them; safe in threads.
+
+    Finding one's way in them costs more than packing a chunk, so zstd's tables of them are made
+    once a level, by the first chunk that needs them. They take some 80 MB at level 19, and live as
+    long as this.
+
+    Args:
+        content: at least 8 bytes, which zstd asks for.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._dictionary = zstd.ZstdDict(content, is_raw=True)
+        self._looks_trained = content.startswith(_TRAINED)
+
+    def pack(self, chunk: bytes, level: int) -> bytes:
+        """Return a chunk as one frame that refers to the content; releases the interpreter lock."""
+        if self._looks_trained:  # zstd would take the tables for those of a trained dictionary
+            return zstd.compress(chunk, level, zstd_dict=self._dictionary.as_prefix)
+        return zstd.compress(chunk, level, zstd_dict=self._dictionary.as_digested_dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +73,7 @@ class Blob:
 def pack(
     chunk: bytes,
     candidates: Sequence[Compression],
-    dictionary: bytes = b"",
+    dictionary: Dictionary | None = None,
     *,
     level: int = ZSTD_LEVEL,
 ) -> Blob:
@@ -58,8 +82,8 @@ def pack(
     Args:
         chunk: what the operation makes.
         candidates: what is tried.
-        dictionary: bytes that the node has by then; where there are any, zstd goes by them.
-        level: of zstd.
+        dictionary: what the node has by then; where there is one, zstd goes by it.
+        level: of zstd; less where a first look shows that it is in vain.
     """
     kind, data = OperationKind.REPLACE, chunk
     for candidate in candidates:
@@ -76,17 +100,10 @@ def pack(
     return Blob(kind, data, dst_sha256 if raw else hashlib.sha256(data).digest(), dst_sha256)
 
 
-def _zstd(chunk: bytes, dictionary: bytes, level: int) -> bytes:
-    if not dictionary:
-        return zstd.compress(chunk, level)
-    return zstd.compress(
-        chunk,
-        options={
-            zstd.CompressionParameter.compression_level: level,
-            zstd.CompressionParameter.window_log: ZSTD_WINDOW_LOG,
-        },
-        zstd_dict=zstd.ZstdDict(dictionary, is_raw=True).as_prefix,
-    )
+def _zstd(chunk: bytes, dictionary: Dictionary | None, level: int) -> bytes:
+    if level > QUICK_LEVEL and len(zstd.compress(chunk, 1)) > HARDLY * len(chunk):
+        level = QUICK_LEVEL
+    return zstd.compress(chunk, level) if dictionary is None else dictionary.pack(chunk, level)
 
 
 def _xz(chunk: bytes) -> bytes:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from images.coders import Coder
+
 SPARSE_HOLE: Final = 2**64 - 1  # start block of bytes that count but are not written (format 1)
 _PART_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
@@ -33,6 +35,7 @@ class OperationKind(enum.IntEnum):
     REPLACE_ZSTD = 14
     SOURCE_ZSTD = 1000  # ours: docs/payload.md
     TARGET_ZSTD = 1001  # ours: docs/payload-any-to-any.md
+    SOURCE_RECODE = 1002  # ours: docs/payload.md
 
 
 CLEARS: Final = frozenset({OperationKind.ZERO, OperationKind.DISCARD})
@@ -47,7 +50,7 @@ UNPACKS: Final = frozenset(
     }
 )
 READS_TARGET: Final = frozenset({OperationKind.TARGET_ZSTD})
-SOURCE_DICTIONARIES: Final = frozenset({OperationKind.SOURCE_ZSTD})
+SOURCE_DICTIONARIES: Final = frozenset({OperationKind.SOURCE_ZSTD, OperationKind.SOURCE_RECODE})
 CARRIED_OUT: Final = (  # the others are refused by name
     CLEARS | COPIES | PATCHES | UNPACKS | READS_TARGET | SOURCE_DICTIONARIES
 )
@@ -60,6 +63,31 @@ class Extent:
 
     start_block: int
     num_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Bytes of an image and what they unpack to, as SOURCE_RECODE takes or makes them.
+
+    Attributes:
+        coder: what packed them, or None for bytes as they are.
+        offset: where they begin in the source; 0 in outputs.
+        packed: their bytes in the image.
+        unpacked: the bytes they unpack to; 0 for more of what the output before it was cut from.
+        start: the first byte used, of a source's unpacked or an output's packed ones.
+        used: how many of them.
+        ahead: bytes of the stream after the unpacked ones that the coder sees as well.
+        behind: likewise bytes before them.
+    """
+
+    coder: Coder | None
+    packed: int
+    unpacked: int
+    used: int
+    offset: int = 0
+    start: int = 0
+    ahead: int = 0
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +109,8 @@ class Operation:
         dictionary_first: the number in its part of the first operation whose output the
             dictionary begins with; of TARGET_ZSTD alone.
         dictionary_count: how many operations in a row give their output, 0 for no dictionary.
+        source_segments: what the dictionary of SOURCE_RECODE is made of, in order.
+        output_segments: what it makes, in order.
     """
 
     kind: OperationKind
@@ -96,6 +126,8 @@ class Operation:
     src_sha256: bytes | None = None
     dictionary_first: int = 0
     dictionary_count: int = 0
+    source_segments: tuple[Segment, ...] = ()
+    output_segments: tuple[Segment, ...] = ()
 
     @property
     def dictionary(self) -> range:
@@ -181,6 +213,7 @@ class Manifest:
         index_bytes: bytes of all block indexes, which follow them.
         signatures_offset: where the signatures begin in the data area, after both, or None.
         signatures_size: bytes of the signatures, 0 when unsigned.
+        coders: what the node must have to carry it out.
     """
 
     major: int
@@ -193,6 +226,7 @@ class Manifest:
     index_bytes: int = 0
     signatures_offset: int | None
     signatures_size: int
+    coders: tuple[Coder, ...] = ()
 
     @property
     def data_bytes(self) -> int:

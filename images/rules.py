@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from images.coders import check_coder
 from images.dictionary import DICTIONARY_MAX
 from images.errors import (
     DeltaUnsupportedError,
@@ -35,6 +36,7 @@ from images.payload import (
     OperationKind,
     Part,
 )
+from images.segment_rules import check_segment_sizes, check_segments
 
 BLOB_MAX: Final = 16 * 1024 * 1024 + 128 * 1024  # bytes; an output that bzip2 made larger
 OUTPUT_MAX: Final = 16 * 1024 * 1024  # bytes an operation unpacks to, held in memory at once
@@ -64,7 +66,7 @@ DELTA_KINDS: Final = {  # what a minor version adds to the ones before it: paylo
     7: frozenset[OperationKind](),
     8: frozenset({OperationKind.ZUCCHINI}),
     9: frozenset({OperationKind.LZ4DIFF_BSDIFF, OperationKind.LZ4DIFF_PUFFDIFF}),
-    10: frozenset({OperationKind.REPLACE_ZSTD, OperationKind.SOURCE_ZSTD}),
+    10: frozenset({OperationKind.REPLACE_ZSTD}) | SOURCE_DICTIONARIES,
 }
 _WITHOUT_BLOB: Final = CLEARS | COPIES
 
@@ -138,6 +140,7 @@ def check_full(manifest: Manifest) -> None:
                 )
             _check_sizes(part, operation)
             check_operation(part, operation)
+            check_segments(part, operation)
         check_dictionaries(part)
         if manifest.major == 2:
             _check_blocks(part, manifest.block_size)
@@ -166,6 +169,7 @@ def check_delta(manifest: Manifest) -> None:
                 )
             _check_reading(manifest, part, operation)
             check_operation(part, operation)
+            check_segments(part, operation)
         check_dictionaries(part)
         if manifest.major == 2:
             _check_blocks(part, manifest.block_size)
@@ -177,8 +181,11 @@ def check_applicable(manifest: Manifest) -> None:
     Raises:
         DeltaUnsupportedError: a delta of a minor version that we do not know.
         OperationUnsupportedError: an operation that we do not carry out.
+        CoderMissingError: an operation packs bytes again with a coder that this system lacks.
         PayloadLimitsError: an operation too large to hold in memory.
     """
+    for coder in manifest.coders:
+        check_coder(coder)
     if manifest.is_delta and manifest.major == 2 and manifest.minor not in DELTA_KINDS:
         raise DeltaUnsupportedError(
             f"the payload is a delta of minor version {manifest.minor},"
@@ -235,11 +242,12 @@ def _check_sizes(part: Part, operation: Operation) -> None:
             f"an operation of part {part.name} makes {operation.output_limit} bytes of"
             f" {operation.data_length}, at most {most} of {BLOB_MAX} are allowed"
         )
-    if operation.kind in SOURCE_DICTIONARIES and operation.src_length > DICTIONARY_MAX:
+    if operation.kind is OperationKind.SOURCE_ZSTD and operation.src_length > DICTIONARY_MAX:
         raise PayloadLimitsError(
             f"an operation of part {part.name} has a dictionary of {operation.src_length} bytes,"
             f" at most {DICTIONARY_MAX} are allowed"
         )
+    check_segment_sizes(part, operation)
 
 
 def _output_max(kind: OperationKind) -> int:

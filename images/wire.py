@@ -16,6 +16,8 @@ PARTS_MAX: Final = 64  # trust.md 5.3
 OPERATIONS_MAX: Final = 50_000  # 48 GiB in chunks of 1 MiB; 40 MiB of memory while it is parsed
 EXTENTS_MAX: Final = 100_000  # a full payload has one an operation; 12 MiB when they are all used
 INDEX_GROUPS_MAX: Final = 10_000  # our own field 1000 of a part: one for each 10 MiB or so
+SEGMENTS_MAX: Final = 50_000  # of SOURCE_RECODE: 15 MiB when they are all used
+CODERS_MAX: Final = 16
 OTHERS_MAX: Final = 10_000  # messages that we parse past: partition signatures, merge operations
 
 _LIMITS: Final[Mapping[str, int]] = {
@@ -23,12 +25,19 @@ _LIMITS: Final[Mapping[str, int]] = {
     "operations": OPERATIONS_MAX,
     "extents": EXTENTS_MAX,
     "index groups": INDEX_GROUPS_MAX,
+    "segments": SEGMENTS_MAX,
+    "coders": CODERS_MAX,
     "other messages": OTHERS_MAX,
 }
 
 _Tree = Mapping[int, tuple[str, "_Tree"]]
 _NOTHING: Final[_Tree] = {}
-_OPERATION: Final[_Tree] = {4: ("extents", _NOTHING), 6: ("extents", _NOTHING)}
+_OPERATION: Final[_Tree] = {
+    4: ("extents", _NOTHING),
+    6: ("extents", _NOTHING),
+    1003: ("segments", _NOTHING),
+    1004: ("segments", _NOTHING),
+}
 _PROCEDURE: Final[_Tree] = {2: ("operations", _OPERATION)}
 _PARTITION: Final[_Tree] = {
     5: ("other messages", _NOTHING),
@@ -41,6 +50,7 @@ _MANIFEST: Final[_Tree] = {
     2: ("operations", _OPERATION),
     10: ("parts", _PROCEDURE),
     13: ("parts", _PARTITION),
+    1000: ("coders", _NOTHING),
 }
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # the wire types that are in use

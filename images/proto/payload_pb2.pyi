@@ -39,7 +39,7 @@ class ImageInfo(_message.Message):
     def __init__(self, size: _Optional[int] = ..., hash: _Optional[bytes] = ...) -> None: ...
 
 class InstallOperation(_message.Message):
-    __slots__ = ("type", "data_offset", "data_length", "src_extents", "src_length", "dst_extents", "dst_length", "data_sha256_hash", "src_sha256_hash", "dst_sha256", "dictionary_first", "dictionary_count")
+    __slots__ = ("type", "data_offset", "data_length", "src_extents", "src_length", "dst_extents", "dst_length", "data_sha256_hash", "src_sha256_hash", "dst_sha256", "dictionary_first", "dictionary_count", "source_segments", "output_segments")
     class Type(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REPLACE: _ClassVar[InstallOperation.Type]
@@ -59,6 +59,7 @@ class InstallOperation(_message.Message):
         REPLACE_ZSTD: _ClassVar[InstallOperation.Type]
         SOURCE_ZSTD: _ClassVar[InstallOperation.Type]
         TARGET_ZSTD: _ClassVar[InstallOperation.Type]
+        SOURCE_RECODE: _ClassVar[InstallOperation.Type]
     REPLACE: InstallOperation.Type
     REPLACE_BZ: InstallOperation.Type
     MOVE: InstallOperation.Type
@@ -76,6 +77,7 @@ class InstallOperation(_message.Message):
     REPLACE_ZSTD: InstallOperation.Type
     SOURCE_ZSTD: InstallOperation.Type
     TARGET_ZSTD: InstallOperation.Type
+    SOURCE_RECODE: InstallOperation.Type
     TYPE_FIELD_NUMBER: _ClassVar[int]
     DATA_OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_LENGTH_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +90,8 @@ class InstallOperation(_message.Message):
     DST_SHA256_FIELD_NUMBER: _ClassVar[int]
     DICTIONARY_FIRST_FIELD_NUMBER: _ClassVar[int]
     DICTIONARY_COUNT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_SEGMENTS_FIELD_NUMBER: _ClassVar[int]
     type: InstallOperation.Type
     data_offset: int
     data_length: int
@@ -100,7 +104,41 @@ class InstallOperation(_message.Message):
     dst_sha256: bytes
     dictionary_first: int
     dictionary_count: int
-    def __init__(self, type: _Optional[_Union[InstallOperation.Type, str]] = ..., data_offset: _Optional[int] = ..., data_length: _Optional[int] = ..., src_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., src_length: _Optional[int] = ..., dst_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., dst_length: _Optional[int] = ..., data_sha256_hash: _Optional[bytes] = ..., src_sha256_hash: _Optional[bytes] = ..., dst_sha256: _Optional[bytes] = ..., dictionary_first: _Optional[int] = ..., dictionary_count: _Optional[int] = ...) -> None: ...
+    source_segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    output_segments: _containers.RepeatedCompositeFieldContainer[Segment]
+    def __init__(self, type: _Optional[_Union[InstallOperation.Type, str]] = ..., data_offset: _Optional[int] = ..., data_length: _Optional[int] = ..., src_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., src_length: _Optional[int] = ..., dst_extents: _Optional[_Iterable[_Union[Extent, _Mapping]]] = ..., dst_length: _Optional[int] = ..., data_sha256_hash: _Optional[bytes] = ..., src_sha256_hash: _Optional[bytes] = ..., dst_sha256: _Optional[bytes] = ..., dictionary_first: _Optional[int] = ..., dictionary_count: _Optional[int] = ..., source_segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ..., output_segments: _Optional[_Iterable[_Union[Segment, _Mapping]]] = ...) -> None: ...
+
+class Segment(_message.Message):
+    __slots__ = ("coder", "offset", "packed", "unpacked", "start", "used", "ahead", "behind")
+    CODER_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
+    UNPACKED_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    USED_FIELD_NUMBER: _ClassVar[int]
+    AHEAD_FIELD_NUMBER: _ClassVar[int]
+    BEHIND_FIELD_NUMBER: _ClassVar[int]
+    coder: int
+    offset: int
+    packed: int
+    unpacked: int
+    start: int
+    used: int
+    ahead: int
+    behind: int
+    def __init__(self, coder: _Optional[int] = ..., offset: _Optional[int] = ..., packed: _Optional[int] = ..., unpacked: _Optional[int] = ..., start: _Optional[int] = ..., used: _Optional[int] = ..., ahead: _Optional[int] = ..., behind: _Optional[int] = ...) -> None: ...
+
+class Coder(_message.Message):
+    __slots__ = ("function", "version", "level", "sample_sha256")
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_SHA256_FIELD_NUMBER: _ClassVar[int]
+    function: str
+    version: str
+    level: int
+    sample_sha256: bytes
+    def __init__(self, function: _Optional[str] = ..., version: _Optional[str] = ..., level: _Optional[int] = ..., sample_sha256: _Optional[bytes] = ...) -> None: ...
 
 class IndexGroup(_message.Message):
     __slots__ = ("operations", "sha256")
@@ -199,7 +237,7 @@ class PartitionUpdate(_message.Message):
     def __init__(self, partition_name: _Optional[str] = ..., run_postinstall: _Optional[bool] = ..., postinstall_path: _Optional[str] = ..., filesystem_type: _Optional[str] = ..., new_partition_signature: _Optional[_Iterable[_Union[Signatures.Signature, _Mapping]]] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., postinstall_optional: _Optional[bool] = ..., hash_tree_data_extent: _Optional[_Union[Extent, _Mapping]] = ..., hash_tree_extent: _Optional[_Union[Extent, _Mapping]] = ..., hash_tree_algorithm: _Optional[str] = ..., hash_tree_salt: _Optional[bytes] = ..., fec_data_extent: _Optional[_Union[Extent, _Mapping]] = ..., fec_extent: _Optional[_Union[Extent, _Mapping]] = ..., fec_roots: _Optional[int] = ..., version: _Optional[str] = ..., merge_operations: _Optional[_Iterable[_Union[CowMergeOperation, _Mapping]]] = ..., estimate_cow_size: _Optional[int] = ..., estimate_op_count_max: _Optional[int] = ..., index_groups: _Optional[_Iterable[_Union[IndexGroup, _Mapping]]] = ..., index_hash_size: _Optional[int] = ..., age_operations: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class DeltaArchiveManifest(_message.Message):
-    __slots__ = ("partition_operations", "noop_operations", "old_partition_info", "new_partition_info", "procedures", "block_size", "signatures_offset", "signatures_size", "minor_version", "partitions", "max_timestamp", "partial_update", "security_patch_level")
+    __slots__ = ("partition_operations", "noop_operations", "old_partition_info", "new_partition_info", "procedures", "block_size", "signatures_offset", "signatures_size", "minor_version", "partitions", "max_timestamp", "partial_update", "security_patch_level", "coders")
     PARTITION_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     NOOP_OPERATIONS_FIELD_NUMBER: _ClassVar[int]
     OLD_PARTITION_INFO_FIELD_NUMBER: _ClassVar[int]
@@ -213,6 +251,7 @@ class DeltaArchiveManifest(_message.Message):
     MAX_TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     PARTIAL_UPDATE_FIELD_NUMBER: _ClassVar[int]
     SECURITY_PATCH_LEVEL_FIELD_NUMBER: _ClassVar[int]
+    CODERS_FIELD_NUMBER: _ClassVar[int]
     partition_operations: _containers.RepeatedCompositeFieldContainer[InstallOperation]
     noop_operations: _containers.RepeatedCompositeFieldContainer[InstallOperation]
     old_partition_info: ImageInfo
@@ -226,4 +265,5 @@ class DeltaArchiveManifest(_message.Message):
     max_timestamp: int
     partial_update: bool
     security_patch_level: str
-    def __init__(self, partition_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., noop_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., procedures: _Optional[_Iterable[_Union[InstallProcedure, _Mapping]]] = ..., block_size: _Optional[int] = ..., signatures_offset: _Optional[int] = ..., signatures_size: _Optional[int] = ..., minor_version: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionUpdate, _Mapping]]] = ..., max_timestamp: _Optional[int] = ..., partial_update: _Optional[bool] = ..., security_patch_level: _Optional[str] = ...) -> None: ...
+    coders: _containers.RepeatedCompositeFieldContainer[Coder]
+    def __init__(self, partition_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., noop_operations: _Optional[_Iterable[_Union[InstallOperation, _Mapping]]] = ..., old_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., new_partition_info: _Optional[_Union[ImageInfo, _Mapping]] = ..., procedures: _Optional[_Iterable[_Union[InstallProcedure, _Mapping]]] = ..., block_size: _Optional[int] = ..., signatures_offset: _Optional[int] = ..., signatures_size: _Optional[int] = ..., minor_version: _Optional[int] = ..., partitions: _Optional[_Iterable[_Union[PartitionUpdate, _Mapping]]] = ..., max_timestamp: _Optional[int] = ..., partial_update: _Optional[bool] = ..., security_patch_level: _Optional[str] = ..., coders: _Optional[_Iterable[_Union[Coder, _Mapping]]] = ...) -> None: ...

@@ -37,7 +37,7 @@ def plain_payload(
     signers = [payload_key()] if keys is None else keys
     output = world.folder / f"{version}.v{major}.crau"
     if major == 2:
-        build_payload([("usr", image)], output, keys=signers)
+        build_payload([("usr", image)], output, keys=signers, level=1)
         return output
     output.write_bytes(format_1_of(image.read_bytes(), keys=signers))
     return output

@@ -11,7 +11,7 @@ import pytest
 
 import images.build as build_room
 from images.errors import OperationOutputError
-from images.packing import Blob, Compression, pack
+from images.packing import Blob, Compression, Dictionary, pack
 from partitions.slots import Slot
 from partitions.writer import RegionWriter
 from tests.sim.lives import due_now, memory_of
@@ -74,7 +74,11 @@ def test_a_release_that_names_a_wrong_hash_is_the_publishers_fault(
     made: list[Blob] = []
 
     def pack_wrong(
-        chunk: bytes, candidates: Sequence[Compression], dictionary: bytes = b"", *, level: int
+        chunk: bytes,
+        candidates: Sequence[Compression],
+        dictionary: Dictionary | None = None,
+        *,
+        level: int,
     ) -> Blob:
         blob = pack(chunk, candidates, dictionary, level=level)
         made.append(blob)

@@ -256,7 +256,7 @@ class World:
         for part in self.files:
             self.file_image(version, part)
             parts.append((part, self.folder / f"{version}.{part}"))
-        build_payload(parts, output, keys=[payload_key()])
+        build_payload(parts, output, keys=[payload_key()], level=1)
         return output
 
     def release(self, version: str, *, rollback_index: int, **channel: object) -> bytes:

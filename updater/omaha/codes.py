@@ -120,6 +120,7 @@ BASCULE_CODE_NUMBERS: Final[Mapping[str, EngineError]] = MappingProxyType(
         "payload-signature": EngineError.PAYLOAD_PUBLIC_KEY_VERIFICATION,
         "payload-unsigned": EngineError.SIGNED_DELTA_EXPECTED,
         "operation-unsupported": EngineError.OPERATION_EXECUTION,
+        "coder-missing": EngineError.OPERATION_EXECUTION,
         "operation-output": EngineError.OPERATION_EXECUTION,
         "blob-mismatch": EngineError.OPERATION_HASH_MISMATCH,
         "partition-mismatch": EngineError.NEW_ROOTFS_VERIFICATION,

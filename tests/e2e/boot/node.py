@@ -99,7 +99,7 @@ class Publisher:
         """Sign a system as the channel's current release, and serve its payload."""
         payload = self.folder / f"{system.version}.crau"
         parts = [(name, system.parts[name]) for name in PARTS]
-        build_payload(parts, payload, keys=[payload_key()])
+        build_payload(parts, payload, keys=[payload_key()], level=1)
         facts = facts_of(
             payload,
             product=PRODUCT,

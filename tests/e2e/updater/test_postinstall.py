@@ -196,7 +196,7 @@ class TestOnANode:
     def payload(self, world: World, script: str) -> Path:
         """Return a payload whose image brings this program."""
         output = world.folder / "2.0.0.crau"
-        build_payload([("usr", self.image(world, script))], output, keys=[payload_key()])
+        build_payload([("usr", self.image(world, script))], output, keys=[payload_key()], level=1)
         return output
 
     def image(self, world: World, script: str) -> Path:

@@ -222,7 +222,7 @@ def test_compat_packs_xz_with_no_check_above_crc32(tmp_path: Path) -> None:
 def test_ours_differs_only_by_zstd_zero_and_own_fields(tmp_path: Path) -> None:
     payload = built(tmp_path)
 
-    assert payload.kinds() == ["ZERO", "REPLACE", "REPLACE_ZSTD", "TARGET_ZSTD", "TARGET_ZSTD"]
+    assert payload.kinds() == ["ZERO", "REPLACE", *["TARGET_ZSTD"] * 3]
     numbers = {"ZERO": [1, 6, 1000], "TARGET_ZSTD": [1, 2, 3, 6, 8, 1000, 1001, 1002]}
     for operation, kind in zip(payload.operations, payload.kinds(), strict=True):
         found = sorted(set(wire.numbers(operation)))

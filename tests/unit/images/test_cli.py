@@ -76,7 +76,7 @@ def test_json_prints_the_same_facts_for_machines(folder: Path, capsys: Capture) 
 @pytest.mark.parametrize(
     ("options", "kinds"),
     [
-        ([], {"REPLACE", "REPLACE_ZSTD", "ZERO"}),
+        ([], {"REPLACE", "TARGET_ZSTD", "ZERO"}),
         (["--compat"], {"REPLACE", "REPLACE_XZ", "REPLACE_BZ"}),
         (["--compression", "xz"], {"REPLACE", "REPLACE_XZ", "ZERO"}),
         (["--compression", "bz2"], {"REPLACE", "REPLACE_BZ", "ZERO"}),
@@ -348,6 +348,10 @@ def test_with_a_source_a_delta_is_built_and_its_costs_are_told(
         (["--source", "usr=usr.img", "--format", "1"], 2, "usage", "a delta is of format 2"),
         (["--source", "usr=usr.img", "--compression", "xz"], 2, "usage", "packs each piece"),
         (["--source", "usr=usr.img", "--after", "odd"], 2, "usage", "is for full payloads"),
+        (["--source", "usr=usr.img", "--level", "12"], 2, "usage", "--level is of zstd in full"),
+        (["--compat", "--level", "12"], 2, "usage", "--level is of zstd in full"),
+        (["--format", "1", "--level", "12"], 2, "usage", "--level is of zstd in full"),
+        (["--compression", "xz", "--level", "12"], 2, "usage", "--level is of zstd in full"),
         (["--source", "usr"], 2, "usage", "NAME=FILE"),
     ],
 )
@@ -369,3 +373,40 @@ def test_a_delta_that_cannot_be_built_says_why(
     assert words in found[0]
     assert found[2] == code
     assert not Path("v.crau").exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_inspect_shows_what_nodes_at_earlier_versions_need(capsys: Capture) -> None:
+    """Of the youngest of three versions: the bytes of each age, oldest first."""
+    old = Path("usr.img").read_bytes()
+    for number, content in enumerate((old, image(20, 2) + old, image(8, 3) + image(20, 2) + old)):
+        Path("image").write_bytes(content)
+        after = [f"--after=v{earlier}.crau" for earlier in reversed(range(number))]
+        build = ["build", "--partition", "usr=image", "--output", f"v{number}.crau", "--json"]
+        capsys.readouterr()
+        assert run([*build, *after]) == 0
+    built = json.loads(capsys.readouterr().out)
+    assert run(["inspect", "v2.crau", "--json"]) == 0
+    part = json.loads(capsys.readouterr().out)["parts"][0]
+    assert built["parts"] == [part]
+    assert len(part["ages"]) == 3
+    assert sum(part["ages"]) == part["data_bytes"]
+    assert all(part["ages"])
+    assert run(["inspect", "v2.crau"]) == 0
+    ages = ", ".join(map(str, part["ages"]))
+    assert f"bytes by age, oldest first: {ages}; index: {part['index_bytes']} bytes" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_level_is_a_size(capsys: Capture) -> None:
+    text = b"".join(b"%d green bottles, %d\n" % (n * 7919 % 1009, n * n) for n in range(80_000))
+    Path("text").write_bytes(text[: len(text) // 4096 * 4096])
+    sizes = []
+    for options in ([], ["--level", "19"], ["--level", "1"]):
+        build = ["build", "--partition", "usr=text", "--output", "v.crau", "--json"]
+        capsys.readouterr()
+        assert run([*build, *options]) == 0
+        sizes.append(json.loads(capsys.readouterr().out)["size"])
+    assert sizes[0] == sizes[1] < sizes[2]

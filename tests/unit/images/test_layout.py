@@ -92,8 +92,8 @@ def test_too_many_runs_make_old_blocks_young() -> None:
     assert sum(len(one.runs) for one in planned) <= 100 + len(planned)
 
 
-def test_the_dictionary_is_what_was_made_before_the_last() -> None:
-    assert dictionary_of(9, 2, skipped=1, count=4) == range(4, 8)
-    assert dictionary_of(4, 2, skipped=1, count=4) == range(2, 3)
-    assert not dictionary_of(3, 2, skipped=1, count=4)
-    assert not dictionary_of(2, 2, skipped=1, count=4)
+def test_a_group_has_one_dictionary_just_before_it() -> None:
+    begun = [range(2, 2), range(2, 3), range(2, 4), range(2, 5)]
+    wanted = begun + [range(4, 6)] * 4 + [range(8, 10)] * 4
+    found = [dictionary_of(number, 2, group=4, count=2) for number in range(2, 14)]
+    assert found == wanted

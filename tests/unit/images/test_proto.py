@@ -16,7 +16,9 @@ NUMBERS = {
     "ImageInfo": "size 1 hash 2",
     "InstallOperation": "type 1 data_offset 2 data_length 3 src_extents 4 src_length 5"
     " dst_extents 6 dst_length 7 data_sha256_hash 8 src_sha256_hash 9 dst_sha256 1000"
-    " dictionary_first 1001 dictionary_count 1002",
+    " dictionary_first 1001 dictionary_count 1002 source_segments 1003 output_segments 1004",
+    "Segment": "coder 1 offset 2 packed 3 unpacked 4 start 5 used 6 ahead 7 behind 8",
+    "Coder": "function 1 version 2 level 3 sample_sha256 4",
     "IndexGroup": "operations 1 sha256 2",
     "InstallProcedure": "type 1 operations 2 old_info 3 new_info 4",
     "PartitionUpdate": "partition_name 1 run_postinstall 2 postinstall_path 3 filesystem_type 4"
@@ -28,7 +30,7 @@ NUMBERS = {
     "DeltaArchiveManifest": "partition_operations 1 noop_operations 2 block_size 3"
     " signatures_offset 4 signatures_size 5 old_partition_info 8 new_partition_info 9"
     " procedures 10 minor_version 12 partitions 13 max_timestamp 14 partial_update 16"
-    " security_patch_level 18",
+    " security_patch_level 18 coders 1000",
 }
 
 

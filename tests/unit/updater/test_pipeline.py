@@ -23,7 +23,7 @@ from images.errors import (
     PayloadSignatureError,
 )
 from images.operations import work_bytes
-from images.packing import Blob, Compression, pack
+from images.packing import Blob, Compression, Dictionary, pack
 from images.payload import Operation
 from images.reader import Accept, Metadata, PayloadFile, verify_file
 from images.release import PartFacts, PayloadFacts, facts_of
@@ -815,7 +815,11 @@ def forge(release: Release, folder: Path, monkeypatch: pytest.MonkeyPatch, numbe
     signed = metadata_of(release).manifest.parts[0].operations[number].dst_sha256
 
     def pack_wrong(
-        chunk: bytes, candidates: Sequence[Compression], dictionary: bytes = b"", *, level: int
+        chunk: bytes,
+        candidates: Sequence[Compression],
+        dictionary: Dictionary | None = None,
+        *,
+        level: int,
     ) -> Blob:
         blob = pack(chunk, candidates, dictionary, level=level)
         return replace(blob, dst_sha256=bytes(32)) if blob.dst_sha256 == signed else blob

@@ -1,0 +1,364 @@
+"""Coders of the system's shared libraries: what packed a stream once packs it again, bit for bit.
+
+A coder's output is its library's own business and changes with its version, so a payload names the
+library, its version, the function and the level, and what this coder made of a sample. Who has the
+very same is told before anything is fetched. The libraries are found at run time: no package of
+Python has them in these versions, and nothing but these operations needs them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import hashlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+from typing_extensions import override
+
+from images import zstd_jobs
+from images.errors import CoderMissingError, OperationOutputError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+UNPACKED_MAX: Final = 8 * 1024 * 1024  # bytes of one stream; lz4's legacy frames have such blocks
+ZSTD_UNPACKED_MAX: Final = 1024 * 1024  # bytes; squashfs has no larger blocks
+JOB_UNPACKED_MAX: Final = 16 * 1024 * 1024  # bytes; four windows, as zstd cuts a large input
+BEHIND_MAX: Final = 1024 * 1024  # bytes that a job sees of the one before it: a fourth of a window
+FRAME_UNPACKED_MAX: Final = 256 * 1024 * 1024  # bytes of a frame that is unpacked in passing
+FRAME_WINDOW_LOG: Final = 22  # 4 MiB: of the frames whose jobs are packed again
+# Bytes that a coder holds besides in- and output: zstd's tables at its highest level for streams
+# of `ZSTD_UNPACKED_MAX` (16 MiB); lz4's take 256 KiB. A job's input is copied, and its tables are
+# those of a window of 4 MiB: 13 MiB at level 9.
+WORK_BYTES: Final = 24 * 1024 * 1024
+JOB_WORK_BYTES: Final = 32 * 1024 * 1024
+LEVEL_MAX: Final = 22
+_PIECE_SIZE: Final = 1024 * 1024  # bytes unpacked at once
+_SAMPLE_SIZE: Final = 128 * 1024  # bytes
+_WORDS: Final = 256
+_VERSIONS: Final = {  # by library: the file that the system finds, and who tells its version
+    "lz4": ("liblz4.so.1", "LZ4_versionString"),
+    "zstd": ("libzstd.so.1", "ZSTD_versionString"),
+}
+
+
+Bytes = bytes | bytearray | memoryview
+
+
+class Function(enum.Enum):
+    """The functions of these libraries that pack; the value is the name in a payload."""
+
+    LZ4_HC = "LZ4_compress_HC"
+    LZ4_HC_FILL = "LZ4_compress_HC_destSize"  # fills the room; zeros before it make up the rest
+    ZSTD = "ZSTD_compressCCtx"
+    ZSTD_JOB = "ZSTD_compressStream2"  # a part of a frame, as one of zstd's threads packs it
+
+    @property
+    def library(self) -> str:
+        """Return the library that has it."""
+        return "zstd" if self in {Function.ZSTD, Function.ZSTD_JOB} else "lz4"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coder:
+    """What packs a stream.
+
+    Attributes:
+        function: of which library, and how.
+        version: of the library, as it tells it itself.
+        level: 1 to `LEVEL_MAX`.
+        sample_sha256: of what it makes of `sample()`: builds of one version may differ.
+    """
+
+    function: Function
+    version: str
+    level: int
+    sample_sha256: bytes
+
+    @override
+    def __str__(self) -> str:
+        return (
+            f"{self.function.value} of {self.function.library} {self.version}, level {self.level}"
+        )
+
+
+def coder_of(function: Function, level: int) -> Coder:
+    """Return the coder that this system has.
+
+    Raises:
+        CoderMissingError: the system lacks the library.
+    """
+    version = _version(function.library)
+    if version is None:
+        raise CoderMissingError(f"this system has no {_VERSIONS[function.library][0]}")
+    return Coder(
+        function=function,
+        version=version,
+        level=level,
+        sample_sha256=_sample_sha256(function, level),
+    )
+
+
+def check_coder(coder: Coder) -> None:
+    """Check that this system packs exactly as `coder` did.
+
+    Raises:
+        CoderMissingError: the library is missing, has another version, or packs otherwise.
+    """
+    own = coder_of(coder.function, coder.level)
+    if own.version != coder.version:
+        raise CoderMissingError(f"the payload wants {coder}, this system has {own.version}")
+    if own.sample_sha256 != coder.sample_sha256:
+        raise CoderMissingError(f"the payload wants {coder}, which packs otherwise on this system")
+
+
+def pack(
+    function: Function, level: int, data: Bytes, *, taken: int, size: int, behind: int = 0
+) -> bytes | bytearray:
+    """Return the `size` bytes that pack `taken` of `data`, those after the first `behind`.
+
+    Args:
+        function: what packs.
+        level: how hard it tries.
+        data: what it sees.
+        taken: bytes that must be packed: all of `data`, but for `LZ4_HC_FILL`, which looks ahead.
+        size: bytes that it must make.
+        behind: bytes that were packed before, which `ZSTD_JOB` refers to.
+
+    Raises:
+        CoderMissingError: this system lacks the library.
+        OperationOutputError: it packs another number of bytes, or into another number.
+    """
+    made: bytes | bytearray
+    if function is Function.LZ4_HC_FILL:
+        made, used = _lz4_fill(bytes(data), size, level)
+    elif function is Function.ZSTD_JOB:
+        made, used = zstd_jobs.packed(data, level, behind=behind, size=size), len(data) - behind
+    else:
+        made, used = (_zstd if function is Function.ZSTD else _lz4)(bytes(data), level), len(data)
+    if used != taken or len(made) != size:
+        raise OperationOutputError(
+            f"{function.value} packs {used} bytes into {len(made)}, not {taken} into {size}"
+        )
+    return made
+
+
+def unpack(function: Function, packed: bytes, limit: int) -> bytes:
+    """Return what `packed` unpacks to; no more than `limit` bytes and one are ever made.
+
+    Raises:
+        CoderMissingError: this system lacks the library.
+        OperationOutputError: it is damaged, or makes more than `limit` bytes.
+    """
+    if function is Function.ZSTD:
+        return _unpack_zstd(packed, limit)
+    if function is Function.ZSTD_JOB:
+        return unpack_frame(packed, 0, limit)
+    start = len(packed) - len(packed.lstrip(b"\0")) if function is Function.LZ4_HC_FILL else 0
+    made = lz4_unpacked(packed[start:], limit)
+    if isinstance(made, int):
+        raise OperationOutputError(f"an lz4 block cannot be unpacked: it fails at byte {made}")
+    return made
+
+
+class FrameReader:
+    """What a zstd frame unpacks to, read forwards a piece at a time; what is skipped is dropped."""
+
+    def __init__(self, packed: Bytes) -> None:
+        self._packed = memoryview(packed)  # given a piece at a time, so that no copy is made
+        self._decompressor = zstd.ZstdDecompressor(
+            options={zstd.DecompressionParameter.window_log_max: FRAME_WINDOW_LOG}
+        )
+        self._ready = memoryview(b"")
+        self._at = 0  # of the first byte that is ready
+
+    def read(self, start: int, used: int) -> bytes:
+        """Return `used` bytes from byte `start` on, which stands behind all that was read.
+
+        Raises:
+            OperationOutputError: it is damaged, ends too early, or wants a window above 4 MiB.
+        """
+        made = bytearray()
+        while len(made) < used:
+            if not self._ready:
+                self._ready = memoryview(self._unpack())
+            skipped = min(max(0, start - self._at), len(self._ready))
+            taken = self._ready[skipped : skipped + used - len(made)]
+            made += taken
+            self._at += skipped + len(taken)
+            self._ready = self._ready[skipped + len(taken) :]
+        return bytes(made)
+
+    def _unpack(self) -> bytes:
+        piece = b""
+        while not piece:
+            given = self._packed[:0]
+            if self._decompressor.needs_input:
+                given, self._packed = self._packed[:_PIECE_SIZE], self._packed[_PIECE_SIZE:]
+                if not given:
+                    raise OperationOutputError("a zstd frame ends too early")
+            try:
+                piece = self._decompressor.decompress(given, _PIECE_SIZE)
+            except (zstd.ZstdError, EOFError) as error:
+                raise OperationOutputError(f"a zstd frame cannot be unpacked: {error}") from error
+        return piece
+
+
+def unpack_frame(packed: Bytes, start: int, used: int) -> bytes:
+    """Return `used` bytes, from byte `start` on, of what a zstd frame unpacks to.
+
+    Raises:
+        OperationOutputError: as `FrameReader.read`.
+    """
+    return FrameReader(packed).read(start, used)
+
+
+def lz4_unpacked(packed: bytes, limit: int) -> bytes | int:
+    """Return what an lz4 block unpacks to, at most `limit` bytes, or the byte where it fails."""
+    output = bytearray(max(1, limit))
+    room = (ctypes.c_char * len(output)).from_buffer(output)
+    result: int = _library("lz4").LZ4_decompress_safe(packed, room, len(packed), limit)
+    del room
+    return -result - 1 if result < 0 else bytes(memoryview(output)[:result])
+
+
+def sample() -> bytes:
+    """Return bytes that are the same everywhere, with repeats near and far as programs have."""
+    noise = hashlib.shake_256(b"bascule coder sample").digest(_SAMPLE_SIZE // 2)
+    words = [noise[at : at + 3 + noise[at] % 14] for at in range(0, _WORDS * 16, 16)]
+    made = bytearray()
+    for at in range(0, len(noise) - 1, 2):
+        made += words[noise[at]] if noise[at + 1] & 3 else noise[at : at + 2]
+        if len(made) >= _SAMPLE_SIZE:
+            break
+    return bytes(made[:_SAMPLE_SIZE])
+
+
+def _unpack_zstd(packed: bytes, limit: int) -> bytes:
+    decompressor = zstd.ZstdDecompressor(
+        options={zstd.DecompressionParameter.window_log_max: ZSTD_UNPACKED_MAX.bit_length()}
+    )
+    try:
+        output = decompressor.decompress(packed, limit + 1)
+    except zstd.ZstdError as error:
+        raise OperationOutputError(f"a zstd frame cannot be unpacked: {error}") from error
+    if len(output) > limit or not decompressor.eof or decompressor.unused_data:
+        raise OperationOutputError(f"a zstd frame is not one that makes at most {limit} bytes")
+    return output
+
+
+def _lz4(data: bytes, level: int) -> bytes:
+    room_size = _bound(len(data))  # a tight room changes what coders make
+    return _made(
+        room_size,
+        lambda room: _library("lz4").LZ4_compress_HC(data, room, len(data), room_size, level),
+    )
+
+
+def _lz4_fill(data: bytes, size: int, level: int) -> tuple[bytes, int]:
+    library = _library("lz4")
+    state = ctypes.create_string_buffer(library.LZ4_sizeofStateHC())
+    count = ctypes.c_int(len(data))
+    packed = _made(
+        size,
+        lambda room: library.LZ4_compress_HC_destSize(
+            state, data, room, ctypes.byref(count), size, level
+        ),
+    )
+    return bytes(size - len(packed)) + packed, count.value
+
+
+def _zstd(data: bytes, level: int) -> bytes:
+    library = _library("zstd")
+    if len(data) > ZSTD_UNPACKED_MAX:
+        raise OperationOutputError(
+            f"a zstd frame of {len(data)} bytes is more than is packed again"
+        )
+    room_size = _bound(len(data))
+    context = library.ZSTD_createCCtx()
+    try:
+        return _made(
+            room_size,
+            lambda room: library.ZSTD_compressCCtx(
+                context, room, room_size, data, len(data), level
+            ),
+        )
+    finally:
+        library.ZSTD_freeCCtx(context)
+
+
+def _bound(size: int) -> int:
+    """Return enough room for bytes that do not shrink, of either library."""
+    return size + size // 128 + 64
+
+
+def _made(size: int, call: Callable[[ctypes.Array[ctypes.c_char]], int]) -> bytes:
+    """Return what `call` writes into `size` bytes; nothing where it tells an error."""
+    output = bytearray(max(1, size))
+    room = (ctypes.c_char * len(output)).from_buffer(output)
+    result = call(room)
+    del room
+    return bytes(memoryview(output)[:result]) if 0 < result <= size else b""
+
+
+@cache
+def _sample_sha256(function: Function, level: int) -> bytes:
+    data = sample()
+    if function is Function.LZ4_HC_FILL:
+        return hashlib.sha256(_lz4_fill(data, len(data) // 4, level)[0]).digest()
+    if function is Function.ZSTD_JOB:
+        half = len(data) // 2
+        return hashlib.sha256(zstd_jobs.packed(data, level, behind=half, size=None)).digest()
+    packed = (_zstd if function is Function.ZSTD else _lz4)(data, level)
+    return hashlib.sha256(packed).digest()
+
+
+def _version(library: str) -> str | None:
+    """Return the version of a library that this system has, or None."""
+    try:
+        told: bytes = getattr(_library(library), _VERSIONS[library][1])()
+    except CoderMissingError:
+        return None
+    return told.decode("ascii", "replace")
+
+
+@cache
+def _library(name: str) -> ctypes.CDLL:
+    """Return a library; calls into it release the interpreter lock.
+
+    Raises:
+        CoderMissingError: the system has none of that name, or one without these functions.
+    """
+    file, version = _VERSIONS[name]
+    try:
+        library = ctypes.CDLL(file)
+        getattr(library, version).restype = ctypes.c_char_p
+        if name == "zstd":
+            library.ZSTD_createCCtx.restype = ctypes.c_void_p
+            library.ZSTD_freeCCtx.argtypes = [ctypes.c_void_p]
+            library.ZSTD_compressCCtx.restype = ctypes.c_size_t
+            library.ZSTD_compressCCtx.argtypes = [
+                ctypes.c_void_p,
+                ctypes.c_void_p,
+                ctypes.c_size_t,
+                ctypes.c_char_p,
+                ctypes.c_size_t,
+                ctypes.c_int,
+            ]
+        else:
+            for function in (
+                "LZ4_compress_HC",
+                "LZ4_compress_HC_destSize",
+                "LZ4_decompress_safe",
+                "LZ4_sizeofStateHC",
+            ):
+                getattr(library, function).restype = ctypes.c_int
+    except (OSError, AttributeError) as error:
+        raise CoderMissingError(f"this system has no usable {file}: {error}") from error
+    return library

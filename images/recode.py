@@ -1,0 +1,164 @@
+"""Carries out SOURCE_RECODE: bytes are changed where they are unpacked, then packed again.
+
+What packs is a coder of the system's libraries (`coders`); that it makes the very bytes was shown
+when the payload was built, and is shown again by the hash of what the operation makes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from mmap import mmap
+
+from images.bsdiff import MAGIC, apply_patch
+from images.bsdiff import WORK_BYTES as PATCH_BYTES
+from images.coders import JOB_WORK_BYTES, WORK_BYTES, Bytes, FrameReader, Function, pack, unpack
+from images.dictionary import unpack_with_dictionary
+from images.errors import OperationOutputError
+from images.payload import Operation, Segment
+from images.segment_rules import dictionary_bytes, goes_on, has_job, stream_bytes
+from images.source import Gathered
+from images.zstd_jobs import give_back, unpack_once
+
+
+def recode(operation: Operation, blob: bytes | memoryview, gathered: Gathered) -> bytearray:
+    """Return what a SOURCE_RECODE makes.
+
+    1. the source is read and checked;
+    2. its segments, unpacked where they are packed, are the dictionary;
+    3. the blob, a frame or a patch, makes with it exactly the stream that the segments name;
+    4. each takes its bytes of the stream, in order, and is packed where it has a coder.
+
+    Raises:
+        SourceMismatchError: step 1 fails.
+        OperationOutputError: another step fails, or a coder makes another number of bytes.
+        CoderMissingError: this system lacks the library of a coder.
+    """
+    size = stream_bytes(operation)
+    stream: Bytes | mmap
+    if has_job(operation):  # its library is here, and saves two copies of so many bytes
+        give_back()
+        pages = mmap(-1, max(1, dictionary_bytes(operation)))
+        _fill_dictionary(pages, operation, gathered)
+        give_back()
+        stream = unpack_once(blob, pages, size)
+        pages.close()
+    else:
+        dictionary = bytearray(dictionary_bytes(operation))
+        _fill_dictionary(dictionary, operation, gathered)
+        stream = make_stream(blob, dictionary, size)
+        del dictionary
+    output = bytearray(operation.output_limit)
+    made = at = 0
+    packed: Bytes = b""
+    view = memoryview(stream)
+    for segment in operation.output_segments:
+        if segment.coder is None or segment.unpacked:
+            packed = _packed(segment, view, at)
+        used = memoryview(packed)[segment.start : segment.start + segment.used]
+        output[made : made + segment.used] = used
+        made, at = made + segment.used, at + segment.unpacked
+    give_back()
+    return output
+
+
+def make_stream(
+    blob: bytes | memoryview, dictionary: bytes | bytearray, size: int
+) -> bytes | bytearray:
+    """Return the `size` bytes that a blob makes: a zstd frame, or a patch, which tells itself.
+
+    Raises:
+        OperationOutputError: it cannot be unpacked, or makes another number of bytes.
+    """
+    if bytes(blob[: len(MAGIC)]) == MAGIC:
+        output = bytearray(size)
+        apply_patch(blob, _Held(dictionary), memoryview(output))
+        return output
+    stream = unpack_with_dictionary(blob, dictionary, size)
+    if len(stream) != size:
+        raise OperationOutputError(
+            f"an operation SOURCE_RECODE unpacks {len(stream)} bytes, not {size}"
+        )
+    return stream
+
+
+class _Held:
+    """Bytes in memory that a patch reads."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = memoryview(data)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return `size` bytes from `offset` on."""
+        if offset < 0 or offset + size > len(self._data):
+            raise OperationOutputError(
+                f"a patch reads {size} bytes at byte {offset} of {len(self._data)}"
+            )
+        return bytes(self._data[offset : offset + size])
+
+
+def recode_bytes(operation: Operation) -> int:
+    """Return an upper bound of what `recode` holds at once, the blob apart."""
+    dictionary, stream = dictionary_bytes(operation), stream_bytes(operation)
+    largest = max(
+        (segment.packed + segment.unpacked for segment in operation.output_segments), default=0
+    )
+    if has_job(operation):
+        return max(
+            operation.src_length + dictionary + WORK_BYTES // 2,  # of which a window
+            dictionary + stream,
+            stream + 2 * operation.output_limit + JOB_WORK_BYTES,
+        )
+    unpacked = max(
+        (segment.packed + segment.unpacked for segment in operation.source_segments), default=0
+    )
+    return max(
+        operation.src_length + dictionary + unpacked,
+        2 * dictionary + 2 * stream,  # zstd's copy of the dictionary and its window of the stream
+        dictionary + stream + PATCH_BYTES,
+        stream + operation.output_limit + largest + WORK_BYTES,
+    )
+
+
+def _fill_dictionary(
+    dictionary: bytearray | mmap, operation: Operation, gathered: Gathered
+) -> None:
+    source = memoryview(gathered.read_checked())
+    end = 0
+    before: Segment | None = None
+    read = _reader_of(source[:0], None)
+    for segment in operation.source_segments:
+        if before is None or not goes_on(before, segment):
+            packed = source[segment.offset : segment.offset + segment.packed]
+            read = _reader_of(packed, segment)
+        before = segment
+        dictionary[end : end + segment.used] = read(segment.start, segment.used)
+        end += segment.used
+
+
+def _reader_of(packed: memoryview, segment: Segment | None) -> Callable[[int, int], Bytes]:
+    """Return what reads (start, used) of the bytes that a segment of a source unpacks to."""
+    coder = None if segment is None else segment.coder
+    if coder is not None and coder.function is Function.ZSTD_JOB:
+        return FrameReader(packed).read
+    data: Bytes = packed
+    if coder is not None and segment is not None:
+        data = memoryview(unpack(coder.function, bytes(packed), segment.unpacked))
+        if len(data) != segment.unpacked:
+            raise OperationOutputError(
+                f"a segment of the old image unpacks to {len(data)} bytes, not {segment.unpacked}"
+            )
+    return lambda start, used: data[start : start + used]
+
+
+def _packed(segment: Segment, stream: memoryview, at: int) -> Bytes:
+    """Return the bytes in the image of a segment whose bytes in the stream begin at `at`."""
+    if segment.coder is None:
+        return stream[at : at + segment.packed]
+    return pack(
+        segment.coder.function,
+        segment.coder.level,
+        stream[at - segment.behind : at + segment.unpacked + segment.ahead],
+        taken=segment.unpacked,
+        size=segment.packed,
+        behind=segment.behind,
+    )
