@@ -119,7 +119,14 @@ def check_coder(coder: Coder) -> None:
 
 
 def pack(
-    function: Function, level: int, data: Bytes, *, taken: int, size: int, behind: int = 0
+    function: Function,
+    level: int,
+    data: Bytes,
+    *,
+    taken: int,
+    size: int,
+    behind: int = 0,
+    spent: Callable[[int], None] | None = None,
 ) -> bytes | bytearray:
     """Return the `size` bytes that pack `taken` of `data`, those after the first `behind`.
 
@@ -130,6 +137,7 @@ def pack(
         taken: bytes that must be packed: all of `data`, but for `LZ4_HC_FILL`, which looks ahead.
         size: bytes that it must make.
         behind: bytes that were packed before, which `ZSTD_JOB` refers to.
+        spent: told by a `ZSTD_JOB` how many bytes of `data` it does not look at again.
 
     Raises:
         CoderMissingError: this system lacks the library.
@@ -139,7 +147,8 @@ def pack(
     if function is Function.LZ4_HC_FILL:
         made, used = _lz4_fill(bytes(data), size, level)
     elif function is Function.ZSTD_JOB:
-        made, used = zstd_jobs.packed(data, level, behind=behind, size=size), len(data) - behind
+        made = zstd_jobs.packed(data, level, behind=behind, size=size, spent=spent)
+        used = len(data) - behind
     else:
         made, used = (_zstd if function is Function.ZSTD else _lz4)(bytes(data), level), len(data)
     if used != taken or len(made) != size:
@@ -149,7 +158,7 @@ def pack(
     return made
 
 
-def unpack(function: Function, packed: bytes, limit: int) -> bytes:
+def unpack(function: Function, packed: bytes, limit: int) -> bytes | bytearray:
     """Return what `packed` unpacks to; no more than `limit` bytes and one are ever made.
 
     Raises:
@@ -219,13 +228,16 @@ def unpack_frame(packed: Bytes, start: int, used: int) -> bytes:
     return FrameReader(packed).read(start, used)
 
 
-def lz4_unpacked(packed: bytes, limit: int) -> bytes | int:
+def lz4_unpacked(packed: bytes, limit: int) -> bytearray | int:
     """Return what an lz4 block unpacks to, at most `limit` bytes, or the byte where it fails."""
     output = bytearray(max(1, limit))
     room = (ctypes.c_char * len(output)).from_buffer(output)
     result: int = _library("lz4").LZ4_decompress_safe(packed, room, len(packed), limit)
     del room
-    return -result - 1 if result < 0 else bytes(memoryview(output)[:result])
+    if result < 0:
+        return -result - 1
+    del output[result:]
+    return output
 
 
 def sample() -> bytes:

@@ -108,7 +108,7 @@ def _unpacked(
 ) -> tuple[bytes, bytes]:
     """Return what a stream unpacks to, and of a part of a frame what its coder saw before it."""
     if stream.frame is None:
-        return unpack(function, packed, stream.unpacked), b""
+        return bytes(unpack(function, packed, stream.unpacked)), b""
     frame = read_at(stream.frame.offset, stream.frame.size)
     seen = min(BEHIND_MAX, stream.start)
     data = unpack_frame(frame, stream.start - seen, seen + stream.unpacked)
@@ -272,7 +272,7 @@ class Recoder:
                 function = self._coders[after.packing].function
                 packed = self._read_at(after.offset, after.size)
                 with suppress(OperationOutputError):
-                    yield unpack(function, packed, after.unpacked)[:AHEAD]
+                    yield bytes(unpack(function, packed, after.unpacked)[:AHEAD])
         yield b""
 
     def _joined(self, pieces: Sequence[_Piece], *, large: bool) -> Recoded:

@@ -174,7 +174,7 @@ class UnpackedOld:
         if stream.packing is Packing.ZSTD_LARGE:
             return _as_far_as_it_goes(data, stream.unpacked)
         try:
-            return unpack(self._coders[stream.packing].function, data, stream.unpacked)
+            return bytes(unpack(self._coders[stream.packing].function, data, stream.unpacked))
         except OperationOutputError:
             return b""
 

@@ -274,7 +274,7 @@ def _derive(
         )
     gathered = Gathered(operation, source, block_size=block_size)
     if operation.kind is OperationKind.SOURCE_RECODE:
-        return memoryview(recode(operation, blob, gathered))[:size]
+        return recode(operation, blob, gathered, room)[:size]
     whole = room_bytes(operation, block_size=block_size)
     output = (memoryview(bytearray(whole)) if room is None else room[:whole])[:size]
     if operation.kind in SOURCE_DICTIONARIES:

@@ -7,21 +7,35 @@ when the payload was built, and is shown again by the hash of what the operation
 from __future__ import annotations
 
 from collections.abc import Callable
-from mmap import mmap
+from mmap import MADV_DONTNEED, PAGESIZE, mmap
 
 from images.bsdiff import MAGIC, apply_patch
 from images.bsdiff import WORK_BYTES as PATCH_BYTES
-from images.coders import JOB_WORK_BYTES, WORK_BYTES, Bytes, FrameReader, Function, pack, unpack
-from images.dictionary import unpack_with_dictionary
+from images.coders import (
+    BEHIND_MAX,
+    JOB_WORK_BYTES,
+    WORK_BYTES,
+    Bytes,
+    FrameReader,
+    Function,
+    pack,
+    unpack,
+)
 from images.errors import OperationOutputError
+from images.frames import unpack_frame
 from images.payload import Operation, Segment
 from images.segment_rules import dictionary_bytes, goes_on, has_job, stream_bytes
 from images.source import Gathered
 from images.zstd_jobs import give_back, unpack_once
 
 
-def recode(operation: Operation, blob: bytes | memoryview, gathered: Gathered) -> bytearray:
-    """Return what a SOURCE_RECODE makes.
+def recode(
+    operation: Operation,
+    blob: bytes | memoryview,
+    gathered: Gathered,
+    room: memoryview | None = None,
+) -> memoryview:
+    """Return what a SOURCE_RECODE makes, in `room` where there is one.
 
     1. the source is read and checked;
     2. its segments, unpacked where they are packed, are the dictionary;
@@ -47,13 +61,13 @@ def recode(operation: Operation, blob: bytes | memoryview, gathered: Gathered) -
         _fill_dictionary(dictionary, operation, gathered)
         stream = make_stream(blob, dictionary, size)
         del dictionary
-    output = bytearray(operation.output_limit)
+    output = memoryview(bytearray(operation.output_limit)) if room is None else room
     made = at = 0
     packed: Bytes = b""
     view = memoryview(stream)
     for segment in operation.output_segments:
         if segment.coder is None or segment.unpacked:
-            packed = _packed(segment, view, at)
+            packed = _packed(segment, view, at, stream)
         used = memoryview(packed)[segment.start : segment.start + segment.used]
         output[made : made + segment.used] = used
         made, at = made + segment.used, at + segment.unpacked
@@ -73,12 +87,11 @@ def make_stream(
         output = bytearray(size)
         apply_patch(blob, _Held(dictionary), memoryview(output))
         return output
-    stream = unpack_with_dictionary(blob, dictionary, size)
-    if len(stream) != size:
-        raise OperationOutputError(
-            f"an operation SOURCE_RECODE unpacks {len(stream)} bytes, not {size}"
-        )
-    return stream
+    output = bytearray(size)
+    made = unpack_frame(blob, memoryview(output), dictionary)
+    if made != size:
+        raise OperationOutputError(f"an operation SOURCE_RECODE unpacks {made} bytes, not {size}")
+    return output
 
 
 class _Held:
@@ -150,15 +163,25 @@ def _reader_of(packed: memoryview, segment: Segment | None) -> Callable[[int, in
     return lambda start, used: data[start : start + used]
 
 
-def _packed(segment: Segment, stream: memoryview, at: int) -> Bytes:
-    """Return the bytes in the image of a segment whose bytes in the stream begin at `at`."""
+def _packed(segment: Segment, view: memoryview, at: int, stream: Bytes | mmap) -> Bytes:
+    """Return the bytes in the image of a segment whose bytes in the stream begin at `at`.
+
+    Of a stream in pages of its own, those are given back that nothing looks at again.
+    """
+
+    def spent(count: int) -> None:
+        if isinstance(stream, mmap):
+            done = max(0, at - segment.behind + count - BEHIND_MAX)
+            stream.madvise(MADV_DONTNEED, 0, done - done % PAGESIZE) if done >= PAGESIZE else None
+
     if segment.coder is None:
-        return stream[at : at + segment.packed]
+        return view[at : at + segment.packed]
     return pack(
         segment.coder.function,
         segment.coder.level,
-        stream[at - segment.behind : at + segment.unpacked + segment.ahead],
+        view[at - segment.behind : at + segment.unpacked + segment.ahead],
         taken=segment.unpacked,
         size=segment.packed,
         behind=segment.behind,
+        spent=spent,
     )

@@ -10,8 +10,9 @@ does not grow with the frame (docs/payload.md).
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from functools import cache
-from mmap import mmap
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final
 
 from images.errors import CoderMissingError, OperationOutputError
@@ -22,6 +23,7 @@ _FIRST_HEADER: Final = 6  # bytes: magic, descriptor and window; what the first 
 _CONTINUE, _FLUSH, _END = 0, 1, 2  # ZSTD_EndDirective
 _LEVEL, _CHECKSUM, _WORKERS = 100, 201, 400  # ZSTD_cParameter
 _ROOM: Final = 256 * 1024  # bytes taken at once
+_GIVEN: Final = 1024 * 1024  # bytes given at once
 
 Bytes = bytes | bytearray | memoryview
 
@@ -30,8 +32,22 @@ class _Buffer(ctypes.Structure):
     _fields_ = (("at", ctypes.c_void_p), ("size", ctypes.c_size_t), ("pos", ctypes.c_size_t))
 
 
-def packed(data: Bytes, level: int, *, behind: int, size: int | None) -> bytearray:
+def packed(
+    data: Bytes,
+    level: int,
+    *,
+    behind: int,
+    size: int | None,
+    spent: Callable[[int], None] | None = None,
+) -> bytearray:
     """Return what a job makes of `data` after its first `behind` bytes, without a frame's header.
+
+    Args:
+        data: what it sees.
+        level: how hard it tries.
+        behind: bytes that were packed before.
+        size: bytes that it must make; None for any.
+        spent: told how many bytes of `data` are not looked at again: zstd has a copy of them.
 
     Raises:
         CoderMissingError: the library has no threads.
@@ -43,7 +59,14 @@ def packed(data: Bytes, level: int, *, behind: int, size: int | None) -> bytearr
         if behind:
             job.give(view[:behind], _FLUSH)
             job.made.clear()
-        job.give(view[behind:], _END if len(data) - behind < JOB_SIZE else _FLUSH)
+        for begin in range(behind, len(view) - _GIVEN, _GIVEN):
+            job.give(view[begin : begin + _GIVEN], _CONTINUE)
+            if spent is not None:
+                spent(begin + _GIVEN)
+        last = behind + max(0, len(view) - behind - 1) // _GIVEN * _GIVEN
+        job.give(view[last:], _END if len(data) - behind < JOB_SIZE else _FLUSH)
+        if spent is not None:
+            spent(len(view))
     finally:
         job.close()
     if not behind:
@@ -81,7 +104,7 @@ class _Job:
             self.made += memoryview(room)[: taken.pos]
             if self._most is not None and len(self.made) > self._most + _ROOM:
                 raise OperationOutputError(f"a job of zstd makes more than {self._most} bytes")
-            if not left and given.pos == given.size:
+            if given.pos == given.size and (how == _CONTINUE or not left):
                 return
 
     def close(self) -> None:
@@ -98,7 +121,7 @@ def unpack_once(blob: Bytes, dictionary: bytearray | mmap, size: int) -> mmap:
         OperationOutputError: the frame is damaged, or makes another number of bytes.
     """
     library = _library()
-    output = mmap(-1, max(1, size))
+    output = mmap(-1, max(1, size), flags=MAP_PRIVATE | MAP_ANONYMOUS)
     room = (ctypes.c_char * max(1, size)).from_buffer(output)
     prefix = (ctypes.c_char * len(dictionary)).from_buffer(dictionary)
     frame = bytes(blob)

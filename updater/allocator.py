@@ -12,9 +12,12 @@ from typing import Final
 
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
-# The largest that glibc takes on 64 bits is 32 MiB; larger values count as an error there.
-_MMAP_THRESHOLD_BYTES: Final = 32 * 1024 * 1024
-_TRIM_THRESHOLD_BYTES: Final = 64 * 1024 * 1024
+_M_ARENA_MAX: Final = -8
+# Blobs are smaller, and used again; what is larger is rare, and goes back to the system at once:
+# each thread's arena would keep its own peak otherwise.
+_MMAP_THRESHOLD_BYTES: Final = 2 * 1024 * 1024
+_TRIM_THRESHOLD_BYTES: Final = 4 * 1024 * 1024
+_ARENAS: Final = 2  # each keeps what its threads freed; they meet here a few times a megabyte
 
 
 def reuse_large_buffers() -> bool:
@@ -22,5 +25,6 @@ def reuse_large_buffers() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # not glibc: nothing is lost but time
         return False
+    mallopt(_M_ARENA_MAX, _ARENAS)
     mapped = mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD_BYTES)
     return bool(mapped and mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES))

@@ -21,8 +21,8 @@ from images.operations import room_bytes
 from images.payload import READS_TARGET, Operation, Step
 from updater.download import DownloadStoppedError
 
-IN_FLIGHT_BYTES: Final = 6 * 1024 * 1024  # outputs under way besides what must be kept
-APART_BYTES: Final = 8 * 1024 * 1024  # a larger output has memory of its own: nothing refers to it
+IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024  # outputs under way besides what must be kept
+APART_BYTES: Final = 4 * 1024 * 1024  # a larger output has memory of its own: nothing refers to it
 _MAP_SHARED: Final = 0x01  # sys/mman.h
 _MAP_FIXED: Final = 0x10
 
@@ -147,6 +147,16 @@ class Outputs:
         with self._changed:
             self._unwritten = number + 1
             self._changed.notify_all()
+
+    def give_back(self, number: int) -> None:
+        """Give the system the ring's pages before an operation that needs much memory by itself.
+
+        Only where all before it are written, and no dictionary needs what they made.
+        """
+        with self._changed:
+            resting = self._unwritten == number and not self._layout.referred
+        if resting and self._ring is not None:
+            self._ring.madvise(mmap.MADV_REMOVE, 0, self._layout.size)
 
     def close(self) -> None:
         """Wake whoever waits; the memory lives as long as a view of it."""

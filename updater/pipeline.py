@@ -279,6 +279,8 @@ class Pipeline:
             return
         cost = work_bytes(operation)
         self._budget.take(cost)
+        if cost > BUDGET_BYTES:  # it is alone, then
+            self._outputs.give_back(number)
         blob = self._read_blob(operation)
         if digests:
             digests.blob(blob)
