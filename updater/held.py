@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 READ_BYTES: Final = 1024 * 1024  # of a slot, at once
 SAMPLE: Final = 16  # operations that are looked at before a whole slot is
+SAMPLE_BLOCKS: Final = 512  # a slot of whose blocks one in a hundred would serve is found useful
 _BUCKETS: Final = 256
 _NOWHERE: Final = 2**64 - 1
 
@@ -152,7 +153,7 @@ def anywhere(
     zeros = hashlib.sha256(bytes(scan.block_size)).digest()
     wanted.note(zeros, place(Origin.ZEROS, 0))
     for origin in (Origin.BOOTED, Origin.PASSIVE):
-        if origin in scan.images:
+        if origin in scan.images and _serves(scan, wanted, origin):
             for block, digest in _digests(scan, origin):
                 wanted.note(digest, place(origin, block))
     owners = _owners(scan) if Origin.PASSIVE in scan.images else array("I")
@@ -190,6 +191,11 @@ class _Wanted:
         if at is not None and self._seen[digest[0]][at] == _NOWHERE:
             self._seen[digest[0]][at] = where
 
+    def lacks(self, digest: bytes) -> bool:
+        """Tell whether a block of this SHA-256 is looked for and nowhere yet."""
+        at = self._find(digest[: self._size])
+        return at is not None and self._seen[digest[0]][at] == _NOWHERE
+
     def places(self, hashes: bytes) -> array[int]:
         """Return the place of each hash, `_NOWHERE` where it was not seen."""
         result = array("Q")
@@ -218,15 +224,27 @@ def _holds(scan: Scan, number: int, origin: Origin) -> bool:
     return local.read(operation, scan.images, block_size=scan.block_size) is not None
 
 
-def _digests(scan: Scan, origin: Origin) -> Iterator[tuple[int, bytes]]:
-    """Yield the blocks of a slot and their SHA-256; as far as the slot goes."""
+def _serves(scan: Scan, wanted: _Wanted, origin: Origin) -> bool:
+    """Tell whether blocks of a slot, spread over it, are looked for: hashing all costs seconds."""
     image, size = scan.images[origin], scan.block_size
+    total = -(-scan.part.size // size)
+    return any(
+        wanted.lacks(hashlib.sha256(image.read_at(block * size, size)).digest())
+        for block in range(0, 2 * total, -(-total // SAMPLE_BLOCKS))  # a slot has room to spare
+    )
+
+
+def _digests(scan: Scan, origin: Origin) -> Iterator[tuple[int, bytes]]:
+    """Yield the blocks of a slot that are not zeros, and their SHA-256; as far as it goes."""
+    image, size = scan.images[origin], scan.block_size
+    zeros = bytes(size)
     offset = 0
     while data := image.read_at(offset, READ_BYTES):
         scan.look()
-        view = memoryview(data)
-        for at in range(0, len(view) - size + 1, size):
-            yield (offset + at) // size, hashlib.sha256(view[at : at + size]).digest()
+        for at in range(0, len(data) - size + 1, size):
+            block = data[at : at + size]
+            if block != zeros:
+                yield (offset + at) // size, hashlib.sha256(block).digest()
         if len(data) < READ_BYTES:
             return
         offset += len(data)

@@ -3,10 +3,11 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from images.block_index import short_hashes
 from images.payload import (
@@ -18,6 +19,7 @@ from images.payload import (
     Part,
 )
 from updater.held import (
+    SAMPLE_BLOCKS,
     LocalOutput,
     Origin,
     Scan,
@@ -167,6 +169,30 @@ def test_beyond_the_image_nothing_is_overwritten() -> None:
     part, index = part_of(NEW, OPERATIONS)
     scan = scan_of(part, {Origin.PASSIVE: [9] * 6 + [5, 6]})
     assert set(level_2(scan, index, [0, 1, 2])) == {2}
+
+
+def test_a_slot_of_which_no_sample_serves_is_not_read_whole() -> None:
+    """Of 4096 blocks every eighth is looked at."""
+
+    class Counted(Slot):
+        read = 0
+
+        @override
+        def read_at(self, offset: int, size: int) -> bytes:
+            Counted.read += size
+            if size == BLOCK:
+                return block(self.numbers[offset // BLOCK])
+            return bytes(max(0, min(size, len(self.numbers) * BLOCK - offset)))
+
+    numbers = list(range(1, 4097))
+    part, index = part_of(numbers, [range(4096)])
+    scan = scan_of(part, {})
+    scan = replace(scan, images={Origin.PASSIVE: Counted([5000] * 8192)})
+    assert level_2(scan, index, [0]) == {}
+    assert Counted.read == 2 * SAMPLE_BLOCKS * BLOCK
+    scan = replace(scan, images={Origin.PASSIVE: Counted([5000] * 8 + [1] * 8184)})
+    level_2(scan, index, [0])
+    assert Counted.read > 4096 * BLOCK
 
 
 def test_what_is_written_or_avoided_is_not_looked_for() -> None:
