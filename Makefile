@@ -28,8 +28,8 @@ tools: ## install by apt what the tests drive, when root
 	@sh .ci/tools
 
 # Modules go to workers in the order of their folders: what takes longest comes first.
-JOBS ?= 0
-test: setup tools lint types contracts ## lint, types, contracts and every quick test; JOBS=2 for two workers
+JOBS ?= 2
+test: setup tools lint types contracts ## lint, types, contracts and every quick test; JOBS=0 for one process
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 lint: setup
