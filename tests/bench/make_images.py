@@ -49,19 +49,20 @@ def mirrors() -> dict[str, str]:
 
 
 def sources(suites: Sequence[str]) -> list[str]:
-    """Return apt's lines for suites; Debian's own servers where apt knows no other.
+    """Return apt's lines for suites, from where this machine's apt has them.
 
     An old suite's metadata may be past its date, which is no matter here.
+
+    Raises:
+        SystemExit: apt here knows one of them not.
     """
     known = mirrors()
-    plain = {"bookworm-security": "http://deb.debian.org/debian-security"}
-    return [
-        f"deb [check-valid-until=no] {known.get(suite) or plain.get(suite) or DEBIAN} {suite} main"
-        for suite in suites
-    ]
+    missing = ", ".join(suite for suite in suites if suite not in known)
+    if missing:
+        raise SystemExit(f"apt here does not know {missing}: add that to its sources")
+    return [f"deb [check-valid-until=no] {known[suite]} {suite} main" for suite in suites]
 
 
-DEBIAN: Final = "http://deb.debian.org/debian"
 UPDATED: Final = (SUITE, f"{SUITE}-security", f"{SUITE}-updates")
 RECIPES: Final = {
     "v1": ((SUITE,), PACKAGES),
