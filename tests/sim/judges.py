@@ -7,6 +7,7 @@ people's programs look at each table, each FAT and each verified image that is n
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ BOOTS_MAX: Final = 16  # until the tries of both slots are used up
 FAILURES_MAX: Final = 10  # more of them teach nothing
 ENTRIES: Final = "loader/entries/"  # those of systemd-boot come and go; another may be torn
 MENDINGS_MAX: Final = 4  # the last one finds nothing
+UNTOLD: Final = frozenset({"idle", "checking", "installing", "verifying"})  # states before ARMED
 SLOTS: Final = "bascule/"  # where the slots' own files are, on the loader's partition
 
 
@@ -143,6 +145,7 @@ class Judge:
         self._seen: dict[object, tuple[object, ...]] = {}
         self._states: set[object] = set()
         self._bones: set[str] = set()
+        self._taken_back: set[str] = set()
         self._tables: set[int] = set()
 
     def judge(self, cut: Cut) -> tuple[object, ...] | None:
@@ -157,6 +160,8 @@ class Judge:
         if disk not in self._seen:
             with self._disk.after(cut.landed) as image:
                 self._seen[disk] = self._look(cut, image)
+        if self._esps[cut.digests["esp"]].bones in self._taken_back:
+            self._judge_taken_back(cut)
         return self._seen[disk]
 
     def _look(self, cut: Cut, image: bytearray) -> tuple[object, ...]:
@@ -310,10 +315,18 @@ class Judge:
             self.tally.fail(f"fsck.vfat: cross-linked: {said}")
         mended = Esp.of(path.read_bytes())
         after = self._memory(cut, image, mended)
-        if after != memory and not takes_an_arming_back(memory, after):
+        if takes_an_arming_back(memory, after):
+            self._taken_back.add(esp.bones)
+        elif after != memory:
             self.tally.fail(f"fsck.vfat makes {after} of {memory}: {said}")
         if self._system(slot, cut, image, mended) != version:
             self.tally.fail(f"fsck.vfat loses a file of slot {slot.value}: {said}")
+
+    def _judge_taken_back(self, cut: Cut) -> None:
+        """Let nobody have been told of an arming that fsck.vfat takes back."""
+        state = json.loads(cut.files["state.json"])["state"]
+        if state not in UNTOLD:
+            self.tally.fail(f"fsck.vfat takes back what a node in state {state} relies on")
 
     def _ask_mtools(self, path: Path, needed: Mapping[str, bytes]) -> None:
         if not needed:
@@ -333,8 +346,8 @@ def takes_an_arming_back(before: Memory, after: Memory) -> bool:
     """Tell whether mending only undoes an arming: the loader goes on to the slot it falls back to.
 
     A new entry of systemd-boot whose name is on the disk while its cluster is not yet taken is
-    read by the loader and emptied by fsck.vfat. Nobody was told that it is armed: that comes after
-    the flush of both.
+    read by the loader and emptied by fsck.vfat. Nobody may have been told that it is armed, which
+    comes after the flush of both: each state of the node beside such a disk is looked at.
     """
     trial, fallback = before.chain[0], before.chain[-1]
     return (
