@@ -2,7 +2,8 @@
 
 What an operation made is compared, block by block, with what the device has in its place, before it
 is written. That costs a read. So it is done as long as it pays: where a slot holds something else
-altogether, one operation in `EVERY` is still looked at.
+altogether, one operation in `EVERY` is still looked at. What is cleared is always looked at, up to
+the first bytes that are no zeros: that costs next to nothing.
 """
 
 from __future__ import annotations
@@ -70,8 +71,13 @@ class Sparing:
             DeviceReadError: the slot cannot be read.
         """
         reader = self._readers.get(name)
-        if reader is None or not (self._pays or number % EVERY == 0):
+        looked = self._pays or number % EVERY == 0
+        if reader is None or not (looked or work.clears):
             return work
+        if not looked:
+            clears = [left for whole in work.clears for left in _after_zeros(reader, *whole)]
+            kept = sum(size for _, size in work.clears) - sum(size for _, size in clears)
+            return Work(work.pieces, clears, kept)
         pieces = [piece for whole in work.pieces for piece in self._differing(reader, *whole)]
         clears = [
             piece
@@ -100,6 +106,14 @@ class Sparing:
             if self._compared > WINDOW_BYTES:
                 self._compared //= 2
                 self._kept //= 2
+
+
+def _after_zeros(reader: RegionReader, offset: int, size: int) -> Iterable[tuple[int, int]]:
+    """Yield what follows the zeros that a range begins with; nothing where it is all zeros."""
+    for at, length in _cut(offset, size):
+        if not reader.is_zero([(at, length)]):
+            yield at, offset + size - at
+            return
 
 
 def _cut(offset: int, size: int) -> Iterable[tuple[int, int]]:

@@ -111,3 +111,13 @@ class TestGivingUp:
         looked = self.numbers(sparing, changed(set()), 40)
         assert looked[0] == 0
         assert looked[-20:] == [*range(20, 40)]
+
+    def test_zeros_are_looked_for_all_the_same_up_to_what_is_none(
+        self, reader: RegionReader
+    ) -> None:
+        sparing = Sparing({"usr": reader}, BLOCK)
+        self.numbers(sparing, bytearray(random.Random(2).randbytes(MIB)), 40)
+        zeros, other = (3 * MIB, 4 * MIB), (2 * MIB, 4 * MIB)  # the last MiB of OLD is in `other`
+        left = sparing.left_of(41, "usr", Work([], [zeros, other]))
+        assert left.clears == [other]
+        assert left.kept == 4 * MIB
