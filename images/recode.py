@@ -171,8 +171,9 @@ def _packed(segment: Segment, view: memoryview, at: int, stream: Bytes | mmap) -
 
     def spent(count: int) -> None:
         if isinstance(stream, mmap):
-            done = max(0, at - segment.behind + count - BEHIND_MAX)
-            stream.madvise(MADV_DONTNEED, 0, done - done % PAGESIZE) if done >= PAGESIZE else None
+            pages = (at - segment.behind + count - BEHIND_MAX) // PAGESIZE
+            if pages > 0:
+                stream.madvise(MADV_DONTNEED, 0, pages * PAGESIZE)
 
     if segment.coder is None:
         return view[at : at + segment.packed]

@@ -59,14 +59,13 @@ def packed(
         if behind:
             job.give(view[:behind], _FLUSH)
             job.made.clear()
-        for begin in range(behind, len(view) - _GIVEN, _GIVEN):
-            job.give(view[begin : begin + _GIVEN], _CONTINUE)
+        at, last = behind, _END if len(view) - behind < JOB_SIZE else _FLUSH
+        while at + _GIVEN < len(view):
+            job.give(view[at : at + _GIVEN], _CONTINUE)
+            at += _GIVEN
             if spent is not None:
-                spent(begin + _GIVEN)
-        last = behind + max(0, len(view) - behind - 1) // _GIVEN * _GIVEN
-        job.give(view[last:], _END if len(data) - behind < JOB_SIZE else _FLUSH)
-        if spent is not None:
-            spent(len(view))
+                spent(at)
+        job.give(view[at:], last)
     finally:
         job.close()
     if not behind:

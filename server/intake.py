@@ -138,22 +138,15 @@ class Intake:
 
     def full(self, file: Path) -> Incoming:
         """Return a full payload; raise as `take_in`."""
-        with self.stage("verifying") as progress:
-            return self.stack.enter_context(
-                take_in(
-                    file,
-                    self.desk.payloads,
-                    self.order,
-                    trusted=self.trusted,
-                    created=self.created,
-                    progress=progress,
-                )
-            )
+        return self._taken(file, None)
 
     def delta(self, file: Path, full: PayloadFacts) -> Incoming:
         """Return a delta to the release of `full`; raise as `take_in` and `source_of`."""
         known = published_payloads(self.desk.repository.read()).values()
         others = [facts for _, facts in known if facts.kind == "full"]
+        return self._taken(file, partial(source_of, full=full, others=others))
+
+    def _taken(self, file: Path, source: Callable[[Manifest], str] | None) -> Incoming:
         with self.stage("verifying") as progress:
             return self.stack.enter_context(
                 take_in(
@@ -162,7 +155,7 @@ class Intake:
                     self.order,
                     trusted=self.trusted,
                     created=self.created,
-                    source_of=partial(source_of, full=full, others=others),
+                    source_of=source,
                     progress=progress,
                 )
             )

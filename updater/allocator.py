@@ -1,8 +1,10 @@
 """What glibc's allocator must be told by a process that passes a gigabyte through in megabytes.
 
 By default each buffer of a megabyte is mapped and unmapped, and the kernel clears every page of
-it anew: measured, a full install of 1 GiB then takes 3.5 s instead of 2.4 s, of which 1.4 s are
-system time. With higher thresholds (mallopt(3)) freed buffers are used again.
+it anew: measured while outputs were such buffers, a full install of 1 GiB took 3.5 s instead of
+2.4 s. With higher thresholds (mallopt(3)) freed buffers are used again. But each thread's arena
+keeps what was freed in it: with thresholds of 32 and 64 MiB, and an arena a thread, a delta of a
+real image had its peak 129 MiB above the idle engine; 56 MiB now.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Level 1 compares the bytes at the same place with the signed hash of an operation; level 2 looks
 single blocks up by the short hashes of the block index, wherever they are. Nothing is believed:
 `LocalOutput.read` compares what it gathers with the full hash. Memory: some 20 bytes for each
-block that level 1 did not settle; slots are read in pieces of 1 MiB.
+block that level 1 did not settle; slots are read in pieces of 1 MiB. Neither level reads a slot
+whole of which a sample has nothing.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ from updater.allocator import reuse_large_buffers
 from updater.budget import BudgetError
 from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
+from updater.flushing import Flusher
 from updater.held import LocalOutput, Origin
 from updater.outputs import Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
@@ -226,7 +227,7 @@ class Pipeline:
         self._budget = _Budget(BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._writing: deque[tuple[_Write, Work, Future[None]]] = deque()
-        self._flusher = _Flusher(plan.checkpoint_bytes, self._flush)
+        self._flusher = Flusher(plan.checkpoint_bytes, self._flush)
 
     def run(self) -> None:
         """Write all that the journal does not name, flush it, and note it."""
@@ -560,75 +561,3 @@ def stored_output(part: Part, number: int, region: Region, *, block_size: int) -
 def _within(region: Region, offset: int, data: memoryview) -> memoryview:
     """Return what of the last block belongs to the image: a file ends where its image ends."""
     return data if region.room is None else data[: max(0, region.size - offset)]
-
-
-class _Flusher:
-    """Flushes behind the writer, so that the journal names only what is durable.
-
-    The writer is held back when more than two checkpoints' worth is not flushed, so that a
-    kill costs a bounded re-read.
-    """
-
-    def __init__(self, checkpoint_bytes: int, flush: Callable[[int], None]) -> None:
-        self._checkpoint_bytes = checkpoint_bytes
-        self._flush = flush
-        self._changed = threading.Condition()
-        self._written = 0  # operations written, as the next one's number
-        self._pending = 0  # what they cost that are not flushed
-        self._error: BaseException | None = None
-        self._ending = False
-        self._thread = threading.Thread(target=self._run, name="flush")
-
-    def start(self) -> None:
-        """Begin to flush; `close` ends it."""
-        self._thread.start()
-
-    def mark(self, next_operation: int, cost: int) -> None:
-        """Note what is written; waits while too much of it is not flushed."""
-        with self._changed:
-            self._written = next_operation
-            self._pending += cost
-            if self._pending >= self._checkpoint_bytes:
-                self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._error or self._pending < 2 * self._checkpoint_bytes
-            )
-        self.check()
-
-    def check(self) -> None:
-        """Raise what flushing raised."""
-        if self._error is not None:
-            raise self._error
-
-    def finish(self) -> None:
-        """Flush all that is marked."""
-        self.close()
-        self.check()
-        self._flush(self._written) if self._written else None
-
-    def close(self) -> None:
-        """End the thread after the flush under way."""
-        with self._changed:
-            self._ending = True
-            self._changed.notify_all()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._ending or self._pending >= self._checkpoint_bytes
-                )
-                if self._ending:
-                    return
-                written, pending = self._written, self._pending
-            try:
-                self._flush(written)
-            except BaseException as error:  # noqa: BLE001  # carried to the writer's thread
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
-            with self._changed:
-                self._pending -= pending
-                self._changed.notify_all()

@@ -6,8 +6,12 @@ Images are whole MiB.
 from __future__ import annotations
 
 import hashlib
+import random
 import struct
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import bsdiff4
 
@@ -107,3 +111,21 @@ def extent(number: int) -> pb.Extent:
 
 def _sha256(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
+
+
+class Days:
+    """The machine's clock, which a test sets ahead."""
+
+    ahead = timedelta()
+
+    def __call__(self) -> datetime:
+        return datetime.now(UTC) + self.ahead
+
+
+@contextmanager
+def similar_releases(folder: Path, clock: Days) -> Iterator[World]:
+    """Make a world where 2.0.0 is current, and differs little from the running 1.0.0."""
+    noise = random.Random(5).randbytes(4 * MIB)
+    with World(folder, noise=lambda size: noise[:size], clock=clock) as made:
+        made.release("2.0.0", rollback_index=2)
+        yield made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,7 @@ from server.promotion import Promotion
 from server.publish import add_release
 from server.settings import Settings as DeskSettings
 from tests.sim.desk import serving
-from tests.sim.node_deltas import apart, release_delta
+from tests.sim.node_deltas import Days, apart, release_delta, similar_releases
 from tests.sim.payloads import Forge
 from tests.sim.plain import is_armed, memory_of, stop_after
 from tests.sim.repository import BOARD, PRODUCT
@@ -42,15 +41,6 @@ from updater.verbs import perform
 MIB = 1024 * 1024
 
 
-class Days:
-    """The machine's clock, which a test sets ahead."""
-
-    ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
-
-
 @pytest.fixture
 def days() -> Days:
     return Days()
@@ -59,9 +49,7 @@ def days() -> Days:
 @pytest.fixture
 def world(tmp_path: Path, days: Days) -> Iterator[World]:
     """2.0.0 is current, differs little from the running 1.0.0, and has a delta from it."""
-    noise = random.Random(5).randbytes(4 * MIB)
-    with World(tmp_path, noise=lambda size: noise[:size], clock=days) as made:
-        made.release("2.0.0", rollback_index=2)
+    with similar_releases(tmp_path, days) as made:
         release_delta(made, "1.0.0", "2.0.0")
         yield made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ from server.publish import add_release
 from server.queries import groups
 from server.settings import Settings as DeskSettings
 from tests.sim.desk import serving
-from tests.sim.node_deltas import release_delta
+from tests.sim.node_deltas import Days, release_delta, similar_releases
 from tests.sim.plain import give, is_armed, memory_of, serve, stop_after
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, payload_key, run_until
@@ -43,15 +42,6 @@ from updater.verbs import perform
 MIB = 1024 * 1024
 
 
-class Days:
-    """The machine's clock, which a test sets ahead."""
-
-    ahead = timedelta()
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC) + self.ahead
-
-
 @pytest.fixture
 def days() -> Days:
     return Days()
@@ -69,9 +59,7 @@ def world(tmp_path: Path, days: Days, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture
 def similar(tmp_path: Path, days: Days) -> Iterator[World]:
     """2.0.0 is current, differs little from the running 1.0.0, and has a delta from it."""
-    noise = random.Random(5).randbytes(4 * MIB)
-    with World(tmp_path, noise=lambda size: noise[:size], clock=days) as made:
-        made.release("2.0.0", rollback_index=2)
+    with similar_releases(tmp_path, days) as made:
         yield made
 
 

@@ -25,6 +25,7 @@ from images.coders import (
 from images.delta_unpacked import _as_far_as_it_goes
 from images.errors import CoderMissingError, OperationOutputError
 from images.packed import Packing, find_packed, parts_of
+from tests.sim.coders import need_coders
 
 MIB = 1024 * 1024
 ALL = [(function, 9) for function in Function]
@@ -32,11 +33,7 @@ ALL = [(function, 9) for function in Function]
 
 @pytest.fixture(autouse=True)
 def libraries() -> None:
-    for function in (Function.LZ4_HC, Function.ZSTD):
-        try:
-            coder_of(function, 9)
-        except CoderMissingError as error:
-            pytest.skip(f"{error} (packages liblz4-1, libzstd1)")
+    need_coders()
 
 
 def prose(size: int) -> bytes:

@@ -13,10 +13,11 @@ import pytest
 from images import coders, delta_recode
 from images.apply import apply_file
 from images.assemble import Built
-from images.coders import Function, coder_of
+from images.coders import coder_of
 from images.delta import build_delta
 from images.errors import CoderMissingError
 from images.reader import verify_file
+from tests.sim.coders import need_coders
 
 MIB = 1024 * 1024
 BLOCK = 4096
@@ -42,11 +43,7 @@ def program(name: str, package: str) -> str:
 
 @pytest.fixture(autouse=True)
 def libraries() -> None:
-    for function in (Function.LZ4_HC, Function.ZSTD):
-        try:
-            coder_of(function, 9)
-        except CoderMissingError as error:
-            pytest.skip(f"{error} (packages liblz4-1, libzstd1)")
+    need_coders()
 
 
 def squashfs(tree: Path, output: Path) -> None:

@@ -146,6 +146,19 @@ def test_an_output_waits_until_those_before_it_are_written() -> None:
     assert got == [4 * BLOCK]
 
 
+@pytest.mark.parametrize("back", [0, 1])
+def test_pages_are_given_back_when_nobody_needs_what_they_hold(back: int) -> None:
+    steps = steps_of([Op(4), Op(4, back), Op(4)])
+    ring = Outputs(layout_of(steps), 0)
+    room = ring.room(0, steps[0].operation, block_size=BLOCK)
+    room[:] = b"x" * len(room)
+    ring.give_back(1)
+    assert bytes(room) == b"x" * len(room)  # it is not written yet
+    ring.written(0)
+    ring.give_back(1)
+    assert bytes(room) == (b"x" if back else b"\0") * len(room)
+
+
 def test_who_waits_is_told_of_the_end() -> None:
     steps = steps_of([Op(4), Op(4), Op(4)])
     ring = Outputs(layout_of(steps), 0)
