@@ -10,7 +10,7 @@ import ctypes
 import hashlib
 import mmap
 import queue
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from types import TracebackType
@@ -23,8 +23,9 @@ from partitions.slots import Region
 
 CHUNK_BYTES: Final = 1024 * 1024  # large enough for a disk's full speed, with two in flight
 Views: TypeAlias = Generator[memoryview, None, None]
+GAP_BYTES: Final = 64 * 1024  # between two runs: read with them
 _BUFFERS: Final = 3  # one at the caller, two being filled
-_ZEROS: Final = bytes(CHUNK_BYTES)
+_ZEROS: Final = bytearray(CHUNK_BYTES)  # nobody writes to it; its address is asked for
 _COMPARED_BYTES: Final = 64 * 1024  # at once: most are all the same, or all different
 
 
@@ -147,12 +148,13 @@ class RegionReader:
         Raises:
             DeviceTooSmallError, DeviceReadError: as `digest_of`.
         """
+        compare, zeros = _memcmp(), _address(memoryview(_ZEROS))
         buffer = self._free.get()
         try:
             with memoryview(buffer) as view:
-                # A slice of an mmap is bytes: compared eight times as fast as a memoryview.
-                return all(
-                    buffer[begin:end] == _ZEROS[: end - begin]
+                held = _address(view)
+                return not any(
+                    compare(held + begin, zeros, end - begin)
                     for begin, end in self._pieces(view, runs)
                 )
         finally:
@@ -198,24 +200,45 @@ class RegionReader:
         self, view: memoryview, runs: Iterable[tuple[int, int]]
     ) -> Generator[tuple[int, int], None, None]:
         """Fill `view` with piece after piece; yield where in it each begins and ends."""
-        for offset, length in runs:
-            if offset + length > self.region.size:
-                raise DeviceTooSmallError(
-                    f"{self.region.words} has {self.region.size} bytes, {offset + length} "
-                    f"shall be read back"
-                )
-            at, end = self.region.offset + offset, self.region.offset + offset + length
-            while at < end:
-                first = at - at % DIRECT_ALIGNMENT
-                stop = min(end, first + len(view))
-                whole = stop - first + -(stop - first) % DIRECT_ALIGNMENT
-                got = self._disk.read_into(view[:whole], first)
-                if first + got < stop:
-                    raise DeviceReadError(
-                        f"{self._disk.path} ends at {first + got}, before byte {end}"
-                    )
-                yield at - first, stop - first
-                at = stop
+        spans = [self._span(*run) for run in runs]
+        filled = range(0)  # the bytes of the disk that `view` holds
+        for number, (at, end) in enumerate(spans):
+            begin = at
+            while begin < end:
+                if begin not in filled:
+                    filled = self._fill(view, begin, spans, number)
+                stop = min(end, filled.stop)
+                yield begin - filled.start, stop - filled.start
+                begin = stop
+
+    def _fill(
+        self, view: memoryview, begin: int, spans: Sequence[tuple[int, int]], number: int
+    ) -> range:
+        """Read a span from byte `begin` of the disk on; return which bytes `view` holds now.
+
+        Spans that follow closely are read with it: what lies between is cheaper than a request.
+        """
+        first = begin - begin % DIRECT_ALIGNMENT
+        limit = first + len(view)
+        stop = min(spans[number][1], limit)
+        for following in range(number + 1, len(spans)):
+            at, end = spans[following]
+            if not 0 <= at - stop <= GAP_BYTES or end > limit:
+                break
+            stop = end
+        whole = stop - first + -(stop - first) % DIRECT_ALIGNMENT
+        got = self._disk.read_into(view[:whole], first)
+        if first + got < stop:
+            raise DeviceReadError(f"{self._disk.path} ends at {first + got}, before byte {stop}")
+        return range(first, stop)
+
+    def _span(self, offset: int, length: int) -> tuple[int, int]:
+        if offset + length > self.region.size:
+            raise DeviceTooSmallError(
+                f"{self.region.words} has {self.region.size} bytes, {offset + length} "
+                f"shall be read back"
+            )
+        return self.region.offset + offset, self.region.offset + offset + length
 
     def close(self) -> None:
         """Close the descriptor."""

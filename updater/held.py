@@ -3,8 +3,8 @@
 Level 1 compares the bytes at the same place with the signed hash of an operation; level 2 looks
 single blocks up by the short hashes of the block index, wherever they are. Nothing is believed:
 `LocalOutput.read` compares what it gathers with the full hash. Memory: some 20 bytes for each
-block that level 1 did not settle; slots are read in pieces of 1 MiB. Neither level reads a slot
-whole of which a sample has nothing.
+block that level 1 did not settle; slots are read in pieces of 1 MiB. Level 1 reads a slot
+whole that has a quarter of a sample, level 2 one that has something of it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import hashlib
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
+from struct import iter_unpack
 from typing import TYPE_CHECKING, Final
 
 from images.block_index import blocks, hashes_by_operation
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 READ_BYTES: Final = 1024 * 1024  # of a slot, at once
 SAMPLE: Final = 16  # operations that are looked at before a whole slot is
+ENOUGH: Final = 4  # one in so many of the sample
 SAMPLE_BLOCKS: Final = 512  # a slot of whose blocks one in a hundred would serve is found useful
 _BUCKETS: Final = 256
 _NOWHERE: Final = 2**64 - 1
@@ -105,7 +109,7 @@ def at_the_same_place(scan: Scan) -> dict[int, LocalOutput]:
     for origin in (Origin.PASSIVE, Origin.BOOTED):
         if origin in scan.images:
             left = [number for number in scan.open() if number not in found]
-            if _any_in_sample(scan, left, origin):
+            if _enough_in_sample(scan, left, origin):
                 found |= {n: LocalOutput(None, origin) for n in left if _holds(scan, n, origin)}
     return found
 
@@ -147,17 +151,24 @@ def anywhere(
         )
         if number in unsettled
     }
-    wanted = _Wanted(index.hash_size)
+    size = index.hash_size
+    zeros = hashlib.sha256(bytes(scan.block_size)).digest()
+    serving = [
+        origin
+        for origin in (Origin.BOOTED, Origin.PASSIVE)
+        if origin in scan.images and _serves(scan, hashes.values(), origin, hash_size=size)
+    ]
+    if not serving:  # then nothing is there but zeros: no need to sort what is looked for
+        hashes = {n: data for n, data in hashes.items() if not data.replace(zeros[:size], b"")}
+    wanted = _Wanted(size)
     for data in hashes.values():
         wanted.add(data)
     wanted.sort()
-    zeros = hashlib.sha256(bytes(scan.block_size)).digest()
     wanted.note(zeros, place(Origin.ZEROS, 0))
-    for origin in (Origin.BOOTED, Origin.PASSIVE):
-        if origin in scan.images and _serves(scan, wanted, origin):
-            for block, digest in _digests(scan, origin):
-                wanted.note(digest, place(origin, block))
-    owners = _owners(scan) if Origin.PASSIVE in scan.images else array("I")
+    for origin in serving:
+        for block, digest in _digests(scan, origin):
+            wanted.note(digest, place(origin, block))
+    owners = _owners(scan) if Origin.PASSIVE in serving else array("I")
     result: dict[int, LocalOutput] = {}
     for number, data in hashes.items():
         places = wanted.places(data)
@@ -192,11 +203,6 @@ class _Wanted:
         if at is not None and self._seen[digest[0]][at] == _NOWHERE:
             self._seen[digest[0]][at] = where
 
-    def lacks(self, digest: bytes) -> bool:
-        """Tell whether a block of this SHA-256 is looked for and nowhere yet."""
-        at = self._find(digest[: self._size])
-        return at is not None and self._seen[digest[0]][at] == _NOWHERE
-
     def places(self, hashes: bytes) -> array[int]:
         """Return the place of each hash, `_NOWHERE` where it was not seen."""
         result = array("Q")
@@ -212,10 +218,15 @@ class _Wanted:
         return at if at < len(bucket) and bucket[at] == value else None
 
 
-def _any_in_sample(scan: Scan, numbers: Sequence[int], origin: Origin) -> bool:
-    """Tell whether a slot holds any of some operations spread over the part."""
+def _enough_in_sample(scan: Scan, numbers: Sequence[int], origin: Origin) -> bool:
+    """Tell whether a slot holds enough of some operations, spread over the part, to try all.
+
+    Where few lie where they belong, level 2 has to read the slot anyway, and finds these, too.
+    """
     step = max(1, len(numbers) // SAMPLE)
-    return any(_holds(scan, number, origin) for number in numbers[::step][:SAMPLE])
+    sample = numbers[::step][:SAMPLE]
+    held = sum(_holds(scan, number, origin) for number in sample)
+    return held * ENOUGH >= len(sample) > 0
 
 
 def _holds(scan: Scan, number: int, origin: Origin) -> bool:
@@ -225,13 +236,18 @@ def _holds(scan: Scan, number: int, origin: Origin) -> bool:
     return local.read(operation, scan.images, block_size=scan.block_size) is not None
 
 
-def _serves(scan: Scan, wanted: _Wanted, origin: Origin) -> bool:
+def _serves(scan: Scan, hashes: Iterable[bytes], origin: Origin, *, hash_size: int) -> bool:
     """Tell whether blocks of a slot, spread over it, are looked for: hashing all costs seconds."""
     image, size = scan.images[origin], scan.block_size
     total = -(-scan.part.size // size)
-    return any(
-        wanted.lacks(hashlib.sha256(image.read_at(block * size, size)).digest())
+    sample = {
+        hashlib.sha256(image.read_at(block * size, size)).digest()[:hash_size]
         for block in range(0, 2 * total, -(-total // SAMPLE_BLOCKS))  # a slot has room to spare
+    }
+    sample.discard(hashlib.sha256(bytes(size)).digest()[:hash_size])
+    return any(
+        not sample.isdisjoint(chain.from_iterable(iter_unpack(f"{hash_size}s", data)))
+        for data in hashes
     )
 
 
@@ -240,15 +256,19 @@ def _digests(scan: Scan, origin: Origin) -> Iterator[tuple[int, bytes]]:
     image, size = scan.images[origin], scan.block_size
     zeros = bytes(size)
     offset = 0
-    while data := image.read_at(offset, READ_BYTES):
-        scan.look()
-        for at in range(0, len(data) - size + 1, size):
-            block = data[at : at + size]
-            if block != zeros:
-                yield (offset + at) // size, hashlib.sha256(block).digest()
-        if len(data) < READ_BYTES:
-            return
-        offset += len(data)
+    # One thread reads ahead. More that hash would wait for each other: a block is soon hashed.
+    with ThreadPoolExecutor(1, thread_name_prefix="look") as pool:
+        coming = pool.submit(image.read_at, 0, READ_BYTES)
+        while data := coming.result():
+            coming = pool.submit(image.read_at, offset + len(data), READ_BYTES)
+            scan.look()
+            for at in range(0, len(data) - size + 1, size):
+                block = data[at : at + size]
+                if block != zeros:
+                    yield (offset + at) // size, hashlib.sha256(block).digest()
+            if len(data) < READ_BYTES:
+                return
+            offset += len(data)
 
 
 def _owners(scan: Scan) -> array[int]:

@@ -21,7 +21,7 @@ from images.operations import room_bytes
 from images.payload import READS_TARGET, Operation, Step
 from updater.download import DownloadStoppedError
 
-IN_FLIGHT_BYTES: Final = 4 * 1024 * 1024  # outputs under way besides what must be kept
+IN_FLIGHT_BYTES: Final = 8 * 1024 * 1024  # outputs under way besides what must be kept
 APART_BYTES: Final = 4 * 1024 * 1024  # a larger output has memory of its own: nothing refers to it
 _MAP_SHARED: Final = 0x01  # sys/mman.h
 _MAP_FIXED: Final = 0x10

@@ -57,7 +57,7 @@ BUDGET_BYTES: Final = 12 * 1024 * 1024
 # So many bytes of a slot count like one of the payload: what is copied or cleared is read back
 # behind the writer too, not all of it in the end.
 MADE_FOR_FETCHED: Final = 8
-WRITES_AT_ONCE: Final = 3  # operations; with one at a time a device waits for us half the time
+WRITES_AT_ONCE: Final = 6  # of operations or shares of them: with one a device waits for us
 POLL_SECS: Final = 0.25  # how soon a stop is noticed while nothing arrives
 
 
@@ -226,7 +226,7 @@ class Pipeline:
         self._blob_bytes = array("Q", accumulate(lengths, initial=0))
         self._budget = _Budget(BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._writing: deque[tuple[_Write, Work, Future[None]]] = deque()
+        self._writing: deque[tuple[_Write, Work, list[Future[None]]]] = deque()
         self._flusher = Flusher(plan.checkpoint_bytes, self._flush)
 
     def run(self) -> None:
@@ -480,14 +480,16 @@ class Pipeline:
             self._retire()
         work = step.work()
         writer = self._writers[step.part]
-        self._writing.append((step, work, self._pens.submit(_put, writer, work)))
+        shares = [self._pens.submit(_put, writer, share) for share in work.shares()]
+        self._writing.append((step, work, shares))
         if step.alone:
             self._retire()
 
     def _retire(self) -> None:
         """Wait until the oldest operation under way is written, and count it."""
-        step, work, written = self._writing.popleft()
-        written.result()
+        step, work, shares = self._writing.popleft()
+        for written in shares:
+            written.result()
         self._written_bytes += work.bytes_written
         self._kept_bytes += work.kept
         self._outputs.written(step.number)

@@ -25,6 +25,7 @@ WINDOW_BYTES: Final = 64 * 1024 * 1024  # the bytes compared last, by which it i
 WORTH: Final = 32  # it pays where one byte in so many is spared
 EVERY: Final = 16
 LANES_MAX: Final = 4
+SHARE_PIECES: Final = 4
 CLEARED_BYTES: Final = 1024 * 1024  # of what is cleared: looked at, and spared, at once
 
 
@@ -46,6 +47,13 @@ class Work:
     def bytes_written(self) -> int:
         """What it costs the medium."""
         return sum(len(data) for _, data in self.pieces) + sum(size for _, size in self.clears)
+
+    def shares(self) -> Iterator[Work]:
+        """Yield it in shares to do side by side: small writes in a row leave a device idle."""
+        if self.clears:
+            yield Work([], self.clears)
+        for at in range(0, len(self.pieces), SHARE_PIECES):
+            yield Work(self.pieces[at : at + SHARE_PIECES], [])
 
 
 class Sparing:

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from partitions.disk import OpenDisk
 from partitions.errors import DeviceReadError, DeviceTooSmallError
-from partitions.readback import CHUNK_BYTES, RegionReader
+from partitions.readback import CHUNK_BYTES, GAP_BYTES, RegionReader
 from partitions.slots import Region
 
 SIZE = 3 * CHUNK_BYTES + 8192
@@ -41,6 +42,51 @@ def reader(
 def test_runs_are_hashed_in_their_order(reader: RegionReader, runs: list[tuple[int, int]]) -> None:
     expected = b"".join(DATA[offset : offset + size] for offset, size in runs)
     assert reader.digest_of(runs) == hashlib.sha256(expected).digest()
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 512, 4096, GAP_BYTES, GAP_BYTES + 1]),
+            st.sampled_from([0, 1, 4096, 30_000, 700_000, CHUNK_BYTES, CHUNK_BYTES + 5]),
+        ),
+        max_size=9,
+    )
+)
+def test_runs_that_follow_closely_are_hashed_like_others(
+    reader: RegionReader, steps: list[tuple[int, int]]
+) -> None:
+    runs: list[tuple[int, int]] = []
+    at = 0
+    for gap, size in steps:
+        if at + gap + size <= SIZE:
+            runs.append((at + gap, size))
+            at += gap + size
+    expected = b"".join(DATA[offset : offset + size] for offset, size in runs)
+    assert reader.digest_of(runs) == hashlib.sha256(expected).digest()
+
+
+@pytest.mark.parametrize(
+    ("gap", "requests"), [(0, 1), (GAP_BYTES, 1), (GAP_BYTES + 4096, 8), (-8192, 8)]
+)
+def test_runs_that_follow_closely_are_read_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gap: int, requests: int
+) -> None:
+    asked: list[int] = []
+    read_into = OpenDisk.read_into
+
+    def counted(disk: OpenDisk, buffer: memoryview, offset: int) -> int:
+        asked.append(len(buffer))
+        return read_into(disk, buffer, offset)
+
+    (tmp_path / "disk").write_bytes(DATA)
+    runs = [(100_000 + number * (4096 + gap), 4096) for number in range(8)]
+    with RegionReader(region(tmp_path / "disk", 0), buffers=1) as reader:
+        monkeypatch.setattr(OpenDisk, "read_into", counted)
+        expected = b"".join(DATA[at : at + size] for at, size in runs)
+        assert reader.digest_of(runs) == hashlib.sha256(expected).digest()
+    assert len(asked) == requests
 
 
 @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
@@ -82,6 +128,7 @@ def test_a_byte_that_is_not_zero_is_found(tmp_path: Path, at: int | None) -> Non
     with RegionReader(region(tmp_path / "disk", 512), buffers=1) as reader:
         assert reader.is_zero([(0, SIZE)]) == (at is None)
         assert reader.is_zero([(5000, 100), (9000, 100)])
+        assert reader.is_zero([(0, 2048), (SIZE - 4096, 4096)]) == (at not in {0, SIZE - 1})
 
 
 def test_what_the_region_does_not_have_is_refused(reader: RegionReader) -> None:

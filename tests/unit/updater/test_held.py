@@ -5,6 +5,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
@@ -133,6 +134,19 @@ def test_a_slot_that_holds_nothing_settles_nothing() -> None:
     scan = scan_of(part, {Origin.BOOTED: [9] * 6, Origin.PASSIVE: [8] * 6})
     assert at_the_same_place(scan) == {}
     assert level_2(scan, index, [0, 1, 2]) == {}
+
+
+@pytest.mark.parametrize(("held", "settled"), [(1, 0), (6, 0), (8, 8), (32, 32)])
+def test_where_few_lie_in_their_place_level_2_finds_them(held: int, settled: int) -> None:
+    """Of 32 operations a quarter is enough; the sample is every second one."""
+    numbers = list(range(1, 33))
+    part, index = part_of(numbers, [[at] for at in range(32)])
+    slot = [*numbers[:held], *[99] * (32 - held)]
+    scan = scan_of(part, {Origin.BOOTED: slot})
+    found = at_the_same_place(scan)
+    assert len(found) == settled
+    found |= level_2(scan, index, [n for n in range(32) if n not in found])
+    assert set(found) == set(range(held))
 
 
 def test_an_operation_is_held_only_when_each_of_its_blocks_is_somewhere() -> None:

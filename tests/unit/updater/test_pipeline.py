@@ -4,7 +4,9 @@ import hashlib
 import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -24,7 +26,7 @@ from images.errors import (
 )
 from images.operations import work_bytes
 from images.packing import Blob, Compression, Dictionary, pack
-from images.payload import Operation
+from images.payload import CLEARS, Operation
 from images.reader import Accept, Metadata, PayloadFile, verify_file
 from images.release import PartFacts, PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
@@ -44,6 +46,7 @@ from updater.outputs import Outputs
 from updater.pipeline import OpenSlots, PayloadDigestError, Pipeline, Shell
 from updater.plan import DoesNotFitError, OwnFacts, Plan, check_fit
 from updater.proof import ReadBackError, is_provable, proof_of
+from updater.sparing import Work
 from updater.state import Journal
 from updater.trust.fetcher import open_session
 
@@ -285,7 +288,47 @@ def test_the_journal_names_an_operation_only_after_its_data_is_flushed(bench: Be
     """Promise 6: whatever the journal names survives a power cut at that very moment."""
     RecordingWriter.bench = bench
     run_with(bench, RecordingWriter, bench.plan(checkpoint_bytes=256 * 1024))
-    places = places_of(metadata_of(bench.release))
+    assert_durable_before_named(bench, places_of(metadata_of(bench.release)))
+
+
+class LateWriter(RecordingWriter):
+    """What is more than one block takes its time."""
+
+    @override
+    def write_at(self, offset: int, data: bytes | memoryview) -> None:
+        time.sleep(0.02 if len(data) > 4096 else 0)
+        super().write_at(offset, data)
+
+
+def test_an_operation_is_written_when_all_shares_of_it_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first share is one block, so that waiting for it alone is seen."""
+
+    def halves(work: Work) -> Iterator[Work]:
+        yield Work([], work.clears)
+        for at, data in work.pieces:
+            yield Work([(at, data[:4096])], [])
+            yield Work([(at + 4096, data[4096:])], [])
+
+    monkeypatch.setattr(Work, "shares", halves)
+    LateWriter.bench = bench
+    run_with(bench, LateWriter, bench.plan(checkpoint_bytes=256 * 1024))
+    metadata = metadata_of(bench.release)
+    starts = places_of(metadata)
+    seconds = [
+        {(name, at + 4096) for name, at in places if step.operation.kind not in CLEARS}
+        for places, step in zip(starts, metadata.manifest.steps(), strict=True)
+    ]
+    assert_durable_before_named(
+        bench, [one | other for one, other in zip(starts, seconds, strict=True)]
+    )
+
+
+def assert_durable_before_named(
+    bench: Bench, places: Sequence[AbstractSet[tuple[str, int]]]
+) -> None:
+    """Check that each journal names operations alone all of whose places were flushed before."""
     written: set[object] = set()
     flushing: dict[object, set[object]] = {}
     durable: set[object] = set()
@@ -381,12 +424,8 @@ class TestResuming:
             verify_slot(WrittenSlot(plan=bench.plan()))
 
     def test_after_a_polite_stop_nothing_is_fetched_twice(self, bench: Bench) -> None:
-        def stop_after(done: int) -> None:
-            if done > len(bench.release.data) // 2:
-                bench.stop.set()
-
-        with pytest.raises(DownloadStoppedError):
-            bench.install(shell=bench.shell(stop_after))
+        with pytest.raises(DownloadStoppedError):  # others are on the way
+            bench.install(shell=bench.shell(lambda _done: bench.stop.set()))
         stopped_at = bench.noted[-1].next_operation
         assert stopped_at > 0
         written = [value for what, value in bench.events if what == "journal"]

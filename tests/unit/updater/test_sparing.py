@@ -11,7 +11,7 @@ import pytest
 
 from partitions.readback import RegionReader
 from partitions.slots import Region
-from updater.sparing import EVERY, FIRST_BYTES, Sparing, Work
+from updater.sparing import EVERY, FIRST_BYTES, SHARE_PIECES, Sparing, Work
 
 BLOCK: Final = 4096
 MIB: Final = 1024 * 1024
@@ -121,3 +121,13 @@ class TestGivingUp:
         left = sparing.left_of(41, "usr", Work([], [zeros, other]))
         assert left.clears == [other]
         assert left.kept == 4 * MIB
+
+
+def test_shares_are_all_of_the_work_and_each_is_small() -> None:
+    pieces = [(at, memoryview(bytes(8))) for at in range(0, 90, 10)]
+    clears = [(100, 8), (200, 8)]
+    shares = list(Work(pieces, clears).shares())
+    assert [piece for share in shares for piece in share.pieces] == pieces
+    assert [clear for share in shares for clear in share.clears] == clears
+    assert max(len(share.pieces) for share in shares) == SHARE_PIECES
+    assert list(Work([], []).shares()) == []
