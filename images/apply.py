@@ -1,10 +1,10 @@
-"""Applies a payload to files. Slots, devices and resuming are the node's matter."""
+"""Applies a payload to files, or only sees what that makes. Slots and resuming are the node's."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import BinaryIO, Final
 
-from images.draft import CHUNK_SIZE, Draft, draft_of
+from images.draft import CHUNK_SIZE, Draft, draft_of, scratch_beside
 from images.errors import (
     FileUnreadableError,
     FileWriteError,
+    ManifestContradictionError,
     PartitionMismatchError,
     PartUnknownError,
     SourceMissingError,
@@ -25,6 +26,7 @@ from images.operations import Bytes, decode, writes
 from images.payload import Manifest, Operation, Part
 from images.reader import Accept, Metadata, PayloadFile, Progress, open_regular
 from images.recent import Output, RecentOutputs
+from images.rules import check_applicable
 from images.signing import TrustedKeys
 from images.source import check_source
 
@@ -99,10 +101,7 @@ def apply_file(
     with PayloadFile.open(payload) as file, ExitStack() as stack:
         metadata = file.metadata(keys, accept=Accept.APPLICABLE)
         _check_outputs(payload, metadata.manifest, outputs)
-        images = {
-            name: _FileImage(stack.enter_context(open_regular(path)), path)
-            for name, path in sources.items()
-        }
+        images = _open_images(sources, stack)
         _check_names(metadata.manifest, images, outputs)
         file.verify(metadata, keys, progress=progress)
         parts = [part for part in metadata.manifest.parts if part.name in outputs]
@@ -113,6 +112,67 @@ def apply_file(
         for part in parts:
             _finish(part, drafts[part.name])
     return metadata
+
+
+def try_images(
+    file: PayloadFile,
+    metadata: Metadata,
+    *,
+    sources: Mapping[str, Path] = _NO_SOURCES,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Make every image of a payload, compare it, and keep nothing.
+
+    A node proves each operation by its own hash where there is one, and never sees that these
+    together are not the image that the manifest names: whoever builds or publishes must. Each
+    blob and each output is compared with its hash, then each image with the manifest's. The images
+    lie in files without names beside the payload meanwhile; memory is bounded, as in `apply_file`.
+
+    Args:
+        file: open; what it holds beside the blobs is not looked at.
+        metadata: of it.
+        sources: for each part that is a delta, the old image.
+        workers: threads that unpack; None for one a core.
+        progress: told of bytes made, of those of all images.
+
+    Raises:
+        ManifestContradictionError: the operations make what each of them says, and not the image.
+        OperationOutputError: an operation does not make what it says.
+        PayloadError, BlobMismatchError: the payload is not sound, or not one that we carry out.
+        SourceMissingError: a part is a delta, and its old image is not named.
+        SourceMismatchError: the old image is another one.
+        FileUnreadableError: the payload or an old image cannot be read.
+        FileWriteError: beside the payload is no room for the images, or nobody may write.
+    """
+    manifest = metadata.manifest
+    check_applicable(manifest)
+    with ExitStack() as stack:
+        images = _open_images(sources, stack)
+        _check_names(manifest, images, {part.name for part in manifest.parts})
+        _check_sources(manifest, manifest.parts, images)
+        drafts = {p.name: stack.enter_context(scratch_beside(file.path)) for p in manifest.parts}
+        work = _Work(file, metadata, drafts, images, progress=progress, verify_output=True)
+        try:
+            work.write(manifest.parts, workers=workers or cores())
+            for part in manifest.parts:
+                actual = _digest_of(part, drafts[part.name])
+                if actual != part.sha256:
+                    raise ManifestContradictionError(
+                        f"the operations of part {part.name} make an image of sha256"
+                        f" {actual.hex()}, the manifest says {part.sha256.hex()}"
+                    )
+        except OSError as error:
+            raise FileWriteError(
+                f"the images of {file.path} cannot be made beside it: {error.strerror}"
+            ) from error
+
+
+def _open_images(sources: Mapping[str, Path], stack: ExitStack) -> dict[str, _FileImage]:
+    return {
+        name: _FileImage(stack.enter_context(open_regular(path)), path)
+        for name, path in sources.items()
+    }
 
 
 def _check_outputs(payload: Path, manifest: Manifest, outputs: Mapping[str, Path]) -> None:
@@ -130,7 +190,7 @@ def _check_outputs(payload: Path, manifest: Manifest, outputs: Mapping[str, Path
 
 
 def _check_names(
-    manifest: Manifest, sources: Mapping[str, _FileImage], outputs: Mapping[str, Path]
+    manifest: Manifest, sources: Mapping[str, _FileImage], outputs: Collection[str]
 ) -> None:
     names = {part.name for part in manifest.parts}
     for name in sources:
@@ -142,7 +202,7 @@ def _check_names(
 
 
 def _check_sources(
-    manifest: Manifest, parts: list[Part], sources: Mapping[str, _FileImage]
+    manifest: Manifest, parts: Sequence[Part], sources: Mapping[str, _FileImage]
 ) -> None:
     for part in parts:
         if part.old_size is not None:
@@ -161,6 +221,7 @@ class _Work:
         sources: Mapping[str, _FileImage],
         *,
         progress: Progress | None,
+        verify_output: bool | None = None,
     ) -> None:
         self._file = file
         self._metadata = metadata
@@ -168,9 +229,10 @@ class _Work:
         self._drafts = drafts
         self._sources = sources
         self._progress = progress
+        self._verify_output = verify_output
         self._done = self._total = 0
 
-    def write(self, parts: list[Part], *, workers: int) -> None:
+    def write(self, parts: Sequence[Part], *, workers: int) -> None:
         """Make the images of `parts`."""
         self._total = sum(part.size for part in parts)
         for part in parts:
@@ -194,7 +256,13 @@ class _Work:
             draft.write_at(offset, source.read_at(offset, CHUNK_SIZE))
         for operation in part.operations:
             blob = self._file.blob(self._metadata, operation)
-            output = decode(operation, blob, block_size=block_size, source=draft)
+            output = decode(
+                operation,
+                blob,
+                block_size=block_size,
+                verify_output=self._verify_output,
+                source=draft,
+            )
             self._put(part, operation, output)
 
     def _decode(self, job: _Job) -> Bytes | None:
@@ -203,6 +271,7 @@ class _Work:
                 job.operation,
                 job.blob,
                 block_size=self._manifest.block_size,
+                verify_output=self._verify_output,
                 source=self._sources.get(job.part.name),
                 dictionary=job.dictionary(),
             )
@@ -236,13 +305,19 @@ def _never_stored(number: int) -> bytes:
 
 
 def _finish(part: Part, draft: Draft) -> None:
-    """Cut the file to the size of the image, then read it back."""
+    """Read the file back."""
+    actual = _digest_of(part, draft)
+    if actual != part.sha256:
+        raise PartitionMismatchError(
+            f"part {part.name} has sha256 {actual.hex()} after writing,"
+            f" the manifest says {part.sha256.hex()}"
+        )
+
+
+def _digest_of(part: Part, draft: Draft) -> bytes:
+    """Cut the file to the size of the image; return its SHA-256."""
     draft.set_size(part.size)
     digest = hashlib.sha256()
     for chunk in draft.chunks():
         digest.update(chunk)
-    if digest.digest() != part.sha256:
-        raise PartitionMismatchError(
-            f"part {part.name} has sha256 {digest.hexdigest()} after writing,"
-            f" the manifest says {part.sha256.hex()}"
-        )
+    return digest.digest()

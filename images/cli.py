@@ -238,18 +238,51 @@ def inspect(payload: Path, as_json: bool) -> None:  # noqa: FBT001
     "--public-key", "keys", type=click.Path(path_type=Path), multiple=True, required=True,
     help="A trusted key, one of which must have signed; may repeat.",
 )  # fmt: skip
+@click.option(
+    "--source", "sources", metavar="NAME=FILE", callback=_named_files, multiple=True,
+    help="A part and the image that a delta starts from: its images are made, too; may repeat.",
+)  # fmt: skip
+@click.option(
+    "--no-images", is_flag=True,
+    help="Make no images: it needs no room beside the payload, and proves less.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the facts as JSON.")
-def verify(payload: Path, keys: Sequence[Path], as_json: bool) -> None:  # noqa: FBT001
-    """Verify every byte of a payload: signatures, hashes, exact length."""
-    from images.reader import verify_file
+def verify(
+    payload: Path,
+    keys: Sequence[Path],
+    sources: Sequence[tuple[str, Path]],
+    no_images: bool,  # noqa: FBT001  # click passes flags by name
+    as_json: bool,  # noqa: FBT001
+) -> None:
+    """Verify every byte of a payload: signatures, hashes, exact length, and what it makes.
 
+    Its images are made beside the payload, without a name, compared and dropped. Those of a delta
+    only with --source.
+    """
+    from images.apply import try_images
+    from images.reader import Accept, PayloadFile
+
+    old = _by_name(sources)
+    if old and no_images:
+        raise click.UsageError("--source is for making the images: not with --no-images")
     trusted = _trusted(keys)
-    with _progress("verify") as progress:
-        metadata = verify_file(payload, trusted, progress=progress)
-    _print(
-        {"file": str(payload), "verified": True, **_manifest_facts(metadata.manifest)},
-        as_json=as_json,
-    )
+    with PayloadFile.open(payload) as file:
+        metadata = file.metadata(trusted, accept=Accept.ANY)
+        with _progress("verify") as progress:
+            file.verify(metadata, trusted, progress=progress)
+        why_not = "--no-images" if no_images else ""
+        if metadata.manifest.is_delta and not old:
+            why_not = why_not or "a delta needs --source"
+        if not why_not:
+            with _progress("making the images") as progress:
+                try_images(file, metadata, sources=old, progress=progress)
+    facts = {
+        "file": str(payload),
+        "verified": True,
+        "images": f"not made: {why_not}" if why_not else "made",
+        **_manifest_facts(metadata.manifest),
+    }
+    _print(facts, as_json=as_json)
 
 
 @cli.command(

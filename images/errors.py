@@ -6,7 +6,7 @@ Each leaf owns a stable code, a hint for a person and an exit status. Nothing is
     ├── PayloadError                the file is not what its format promises
     │   ├── PayloadMagicError, PayloadVersionError, TruncatedPayloadError
     │   ├── TrailingBytesError, PayloadLimitsError, ManifestInvalidError
-    │   ├── OperationOutputError, PartitionMismatchError
+    │   ├── OperationOutputError, PartitionMismatchError, ManifestContradictionError
     │   └── UnsupportedError        a sound payload that we do not apply
     │       ├── OperationUnsupportedError
     │       ├── CoderMissingError
@@ -102,6 +102,16 @@ class PartitionMismatchError(PayloadError):
 
     code = "partition-mismatch"
     hint = "Check the disk that holds the output, then apply the payload again."
+
+
+class ManifestContradictionError(PayloadError):
+    """Each operation makes what it says, and together they do not make the image."""
+
+    code = "manifest-contradiction"
+    hint = (
+        "Do not publish it: a node would install what it makes. Build it again from an image that"
+        " does not change meanwhile; if that makes the same, report a broken builder."
+    )
 
 
 class UnsupportedError(PayloadError):

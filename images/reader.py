@@ -227,7 +227,7 @@ class PayloadFile:
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
-        self._path = path
+        self.path: Final = path
         self._source = FileSource(file)
         self.size_bytes: Final = os.fstat(file.fileno()).st_size
 
@@ -332,7 +332,7 @@ class PayloadFile:
             raise self._unreadable(error) from error
 
     def _unreadable(self, error: OSError) -> FileUnreadableError:
-        return FileUnreadableError(f"{self._path} cannot be read: {error.strerror}")
+        return FileUnreadableError(f"{self.path} cannot be read: {error.strerror}")
 
 
 def verify_file(

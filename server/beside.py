@@ -8,11 +8,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from images.errors import ImagesError
+from images.errors import ImagesError, UnsupportedError
 from images.release import tuf_payload_path
 from server.added import AddedDelta, Outcome
 from server.deltas import DELTAS_MAX, pays, starts_of, why_not
-from server.errors import DeltasTooManyError, ReleaseExistsError, ServerError
+from server.errors import (
+    DeltasTooManyError,
+    PayloadAbsentError,
+    ReleaseExistsError,
+    ServerError,
+)
 from server.history import histories
 from server.making import workshop
 from server.reflection import published_documents, published_payloads
@@ -83,6 +88,35 @@ def make(
             except (ImagesError, ServerError) as error:
                 failures.append(f"no delta from {version} was made: {error} [{error.code}]")
     return failures
+
+
+def try_given(desk: Desk, full: Incoming, given: Sequence[Incoming], take: Intake) -> list[str]:
+    """Carry deltas out that were made elsewhere; return which of them could not be, and why.
+
+    A node would not notice that one makes another image than it says: see `try_images`.
+
+    Raises:
+        ImagesError: one makes something else than it says.
+    """
+    if not given:
+        return []
+    published = published_payloads(desk.repository.read())
+    untried = []
+    with workshop(desk, full.path, keys=(), stage=take.stage) as shop:
+        for one in given:
+            source = one.facts.source
+            if source is None:  # a broken invariant: `take.delta` looked
+                raise AssertionError("a delta starts from nothing")
+            path = tuf_payload_path(one.facts.product, one.facts.board, source.version, "full")
+            old = desk.payload_file(published[path][0].hashes["sha256"])
+            try:
+                shop.try_given(one.path, old, source.version)
+            except (UnsupportedError, PayloadAbsentError) as error:
+                untried.append(
+                    f"the delta from {source.version} was not tried, so nobody saw that it makes"
+                    f" the image: {error} [{error.code}]"
+                )
+    return untried
 
 
 def what_is_added(

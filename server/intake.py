@@ -1,4 +1,4 @@
-"""A payload file comes in: copied, hashed, verified. Nothing is published here."""
+"""A payload file comes in: copied, hashed, verified, carried out. Nothing is published here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from images.reader import open_regular, verify_file
+from images.apply import try_images
+from images.reader import Accept, PayloadFile, open_regular
 from images.release import facts_of
 from images.version import parse_version
 from server.deltas import source_of
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from images.payload import Manifest
-    from images.reader import Progress
     from images.release import PayloadFacts
     from images.signing import TrustedKeys
     from server.desk import Desk
@@ -93,33 +93,42 @@ def take_in(
     *,
     trusted: TrustedKeys | None,
     created: datetime,
+    stage: Stage,
     source_of: Callable[[Manifest], str] | None = None,
-    progress: Progress | None = None,
 ) -> Iterator[Incoming]:
     """Copy a payload into `folder` and verify the copy, so that what is verified is what is kept.
 
-    `source_of` tells the version that a delta starts from, or raises; None for a full payload.
+    `source_of` tells the version that a delta starts from, or raises; None for a full payload. Its
+    images are made to be compared, and not kept: its operations' hashes, by which nodes prove what
+    they write, may be those of another image (decision 0015).
 
     Raises:
-        ImagesError: it cannot be read, does not verify, or a name or version has a wrong shape.
+        ImagesError: it cannot be read, does not verify, makes something else than it says, or a
+            name or version has a wrong shape.
         DeskUnwritableError: no space or no permission in `folder`.
     """
     parse_version(order.version)  # before the work, not after it
     with open_regular(payload) as source, _draft_in(folder) as (path, file):
         with translated(folder):
             sha256, size = _copy(source, file)
-        metadata = verify_file(path, trusted, progress=progress)
-        facts = facts_of(
-            path,
-            product=order.product,
-            board=order.board,
-            version=order.version,
-            rollback_index=order.rollback_index,
-            min_engine=order.min_engine,
-            requires_from=order.requires_from,
-            source_version=None if source_of is None else source_of(metadata.manifest),
-            created=created,
-        )
+        with PayloadFile.open(path) as copy:
+            with stage("verifying") as progress:
+                metadata = copy.metadata(trusted, accept=Accept.ANY)
+                copy.verify(metadata, trusted, progress=progress)
+            facts = facts_of(
+                path,
+                product=order.product,
+                board=order.board,
+                version=order.version,
+                rollback_index=order.rollback_index,
+                min_engine=order.min_engine,
+                requires_from=order.requires_from,
+                source_version=None if source_of is None else source_of(metadata.manifest),
+                created=created,
+            )
+            if source_of is None:
+                with stage("making the images") as progress:
+                    try_images(copy, metadata, progress=progress)
         yield Incoming(
             path=path, sha256=sha256, size=size, format=metadata.header.major, facts=facts
         )
@@ -147,18 +156,17 @@ class Intake:
         return self._taken(file, partial(source_of, full=full, others=others))
 
     def _taken(self, file: Path, source: Callable[[Manifest], str] | None) -> Incoming:
-        with self.stage("verifying") as progress:
-            return self.stack.enter_context(
-                take_in(
-                    file,
-                    self.desk.payloads,
-                    self.order,
-                    trusted=self.trusted,
-                    created=self.created,
-                    source_of=source,
-                    progress=progress,
-                )
+        return self.stack.enter_context(
+            take_in(
+                file,
+                self.desk.payloads,
+                self.order,
+                trusted=self.trusted,
+                created=self.created,
+                stage=self.stage,
+                source_of=source,
             )
+        )
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Makes deltas to a release out of full payloads that the desk has. Nothing is published here.
 
 Old and new images are unpacked beside the payloads, one old one at a time; a delta that was made
-is carried out once, so that none is published that does not make the image. All files are in one
-folder that is gone in the end; what a killed command left is removed by the next.
+or given is carried out once, so that none is published that does not make the image. All files are
+in one folder that is gone in the end; what a killed command left is removed by the next.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from images.apply import apply_file
+from images.apply import apply_file, try_images
 from images.delta import build_delta
 from images.reader import Accept, PayloadFile
 from server.durable import translated
 from server.errors import DeltaKeyError, PayloadAbsentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from images.reader import Progress
@@ -85,20 +85,49 @@ class Workshop:
             raise PayloadAbsentError(f"payload {source.name} of version {version} is not here")
         old: dict[str, Path] = {}
         delta = self.folder / "delta.crau"
-        check: dict[str, Path] = {}
         try:
             if not self._new:
                 self._new = self._unpacked(self.payload, "new", "the new images")
             old = self._unpacked(source, "old", f"the images of {version}")
             with self.stage(f"delta from {version}") as progress:
                 build_delta(list(self._new.items()), old, delta, keys=self.keys, progress=progress)
-            check = {name: self.folder / f"check-{name}" for name in self._new}
-            with self.stage(f"trying the delta from {version}") as progress:
-                apply_file(delta, check, sources=old, progress=progress)
-            _remove([*old.values(), *check.values()])  # before it is copied: space
+            self._try(delta, old, version)
+            _remove(list(old.values()))  # before it is copied: space
             yield delta
         finally:
-            _remove([delta, *old.values(), *check.values()])
+            _remove([delta, *old.values()])
+
+    def try_given(self, delta: Path, source: Path, version: str) -> None:
+        """Carry a delta out that was made elsewhere; nothing of it is kept.
+
+        Args:
+            delta: its file.
+            source: a full payload file, of what it starts from.
+            version: what that makes, to be shown.
+
+        Raises:
+            PayloadAbsentError: the source is not here.
+            ManifestContradictionError, OperationOutputError: it makes something else than it says.
+            ImagesError: it cannot be carried out here, or there is no space.
+        """
+        if not source.is_file():
+            raise PayloadAbsentError(f"payload {source.name} of version {version} is not here")
+        old: dict[str, Path] = {}
+        try:
+            old = self._unpacked(source, "old", f"the images of {version}")
+            self._try(delta, old, version)
+        finally:
+            _remove(list(old.values()))
+
+    def _try(self, delta: Path, old: Mapping[str, Path], version: str) -> None:
+        with (
+            PayloadFile.open(delta) as file,
+            self.stage(f"trying the delta from {version}") as progress,
+        ):
+            metadata = file.metadata(None, accept=Accept.APPLICABLE)
+            needed = [p.name for p in metadata.manifest.parts if p.old_size is not None]
+            sources = {name: old[name] for name in needed}
+            try_images(file, metadata, sources=sources, progress=progress)
 
     def _unpacked(self, payload: Path, kind: str, what: str) -> dict[str, Path]:
         with PayloadFile.open(payload) as file:

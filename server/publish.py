@@ -24,6 +24,7 @@ from server.beside import (
     one_of_each,
     require_room,
     starts_for,
+    try_given,
     what_is_added,
 )
 from server.catalogue import payloads_of
@@ -85,7 +86,8 @@ def add_release(
         stage: gives, by what is done, the callback that shows how far it is.
 
     Raises:
-        ImagesError: a payload does not verify, or a name or version is not of the right shape.
+        ImagesError: a payload does not verify or makes something else than it says, or a name or
+            version is not of the right shape.
         ReleaseExistsError: the version, or its delta from a version, was published with other bytes
             or facts.
         ReleaseFormatError: a payload of format 2 comes after one of format 1, or deltas with one
@@ -104,9 +106,10 @@ def add_release(
         take = Intake(desk, order, trusted, created, stage, stack)
         incoming = take.full(payload)
         coming = [take.delta(file, incoming.facts) for file in deltas]
-        failures: list[str] = []
+        failures = try_given(desk, incoming, coming, take)
         if making is not None and making.last:
-            starts, failures = starts_for(desk, incoming, coming, making)
+            starts, notes = starts_for(desk, incoming, coming, making)
+            failures += notes
             if starts:
                 require_key(making.keys, trusted=trusted, full=incoming)
                 _require_signers(desk, keys)

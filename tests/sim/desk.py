@@ -102,6 +102,11 @@ def delta_bytes(old: bytes, new: bytes, *, keep: int = 1) -> bytes:
     blocks = len(new) // payloads.BLOCK
     delta.copy([(0, blocks - keep)], [(0, blocks - keep)])
     delta.replace(REPLACE, [(blocks - keep, keep)])
+    return signed(delta)
+
+
+def signed(delta: Delta) -> bytes:
+    """Return a delta with signatures."""
     unsigned = delta.payload()
     size = int.from_bytes(unsigned[12:20])
     manifest = pb.DeltaArchiveManifest.FromString(unsigned[24 : 24 + size])

@@ -8,18 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from images.apply import apply_file
+from images.apply import apply_file, try_images
 from images.build import build
 from images.errors import (
     BlobMismatchError,
     FileWriteError,
     ImagesError,
+    ManifestContradictionError,
     OperationOutputError,
     PartitionMismatchError,
     PartUnknownError,
 )
-from images.reader import verify_file
-from tests.sim.payloads import forge, image, key, trusted, zstd_forge
+from images.reader import Accept, PayloadFile, verify_file
+from tests.sim.payloads import Forge, forge, image, key, trusted, zstd_forge
 
 A, B = image(2, 1), image(3, 2)
 
@@ -187,3 +188,63 @@ def test_the_metadata_that_is_returned_is_that_of_the_file(payload: Path, out: P
     metadata = apply_file(payload, {"boot": out / "b"})
 
     assert metadata.sha256 == hashlib.sha256(metadata.raw).digest()
+
+
+def proven(*datas: bytes) -> Forge:
+    """Return a payload whose operations name the hashes of their outputs, as ours do."""
+    payload = forge(*datas)
+    for operation, data in zip(payload.manifest.partitions[0].operations, datas, strict=True):
+        operation.dst_sha256 = hashlib.sha256(data).digest()
+    return payload
+
+
+def tried(data: bytes, folder: Path) -> None:
+    """See what a payload makes; whatever comes of it leaves nothing behind."""
+    (folder / "payload").write_bytes(data)
+    try:
+        with PayloadFile.open(folder / "payload") as file:
+            metadata = file.metadata(trusted(key()), accept=Accept.ANY)
+            file.verify(metadata, trusted(key()))
+            try_images(file, metadata)
+    finally:
+        assert [path.name for path in folder.iterdir()] == ["payload"]
+
+
+def test_images_are_made_to_be_compared_and_not_kept(out: Path) -> None:
+    tried(proven(A, B).bytes(), out)
+
+
+def test_operations_that_make_another_image_than_the_manifest_names_are_found(out: Path) -> None:
+    """Every hash of blobs and of outputs is right, and so is every signature."""
+    payload = proven(A, B)
+    first, second = payload.manifest.partitions[0].operations
+    second.dst_extents[0].start_block = 0
+    first.dst_extents[0].start_block = len(B) // 4096
+
+    with pytest.raises(ManifestContradictionError) as caught:
+        tried(payload.bytes(), out)
+
+    assert hashlib.sha256(B + A).hexdigest() in str(caught.value)
+    assert hashlib.sha256(A + B).hexdigest() in str(caught.value)
+
+
+def test_an_output_of_another_hash_than_its_own_is_found_though_the_image_is_right(
+    out: Path,
+) -> None:
+    """A node proves by it, so it would refuse what is right."""
+    payload = proven(A, B)
+    payload.manifest.partitions[0].operations[1].dst_sha256 = bytes(32)
+
+    with pytest.raises(OperationOutputError):
+        tried(payload.bytes(), out)
+
+
+def test_without_room_beside_the_payload_the_images_cannot_be_made(out: Path) -> None:
+    (out / "payload").write_bytes(proven(A).bytes())
+    with PayloadFile.open(out / "payload") as file:
+        metadata = file.metadata(None, accept=Accept.ANY)
+        (out / "payload").unlink()
+        out.rmdir()
+
+        with pytest.raises(FileWriteError):
+            try_images(file, metadata)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from images.cli import run
-from tests.sim.payloads import forge, image
+from images.signing import public_pem
+from tests.sim.payloads import forge, image, key
 from tests.sim.samples import DELTA, EXT2_SHA256, KEY, OTHER_KEY
 
 Capture = pytest.CaptureFixture[str]
@@ -53,6 +55,35 @@ def test_what_is_built_is_inspected_verified_and_applied(folder: Path, capsys: C
     out = capsys.readouterr().out
     assert "part boot: 8192 bytes" in out
     assert "verified: True" in out
+
+
+def test_verify_makes_the_images_unless_told_not_to(folder: Path, capsys: Capture) -> None:
+    payload = forge(image(2), image(1, seed=2))
+    payload.manifest.partitions[0].new_partition_info.hash = bytes(32)
+    (folder / "v.crau").write_bytes(payload.bytes())
+    (folder / "key.pub.pem").write_bytes(public_pem(key().public_key()))
+    verify = ["verify", "v.crau", "--public-key", "key.pub.pem"]
+    capsys.readouterr()
+
+    assert run(verify) == 1
+    assert error_of(capsys)[2] == "manifest-contradiction"
+    assert run([*verify, "--no-images"]) == 0
+    assert "images: not made: --no-images" in capsys.readouterr().out
+
+
+def test_verify_makes_what_a_delta_makes_of_its_source(
+    samples: Path, old_ext2: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    delta = Path(shutil.copy(samples / DELTA, tmp_path))
+    verify = ["verify", str(delta), "--public-key", str(samples / KEY), "--json"]
+
+    assert run(verify) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == "not made: a delta needs --source"
+    assert run([*verify, "--source", f"usr={old_ext2}"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == "made"
+    (tmp_path / "other").write_bytes(image(2))
+    assert run([*verify, "--source", f"usr={tmp_path / 'other'}"]) == 1
+    assert error_of(capsys)[2] == "source-mismatch"
 
 
 def test_json_prints_the_same_facts_for_machines(folder: Path, capsys: Capture) -> None:
@@ -202,6 +233,10 @@ BAD: dict[str, tuple[list[str], int, str, str]] = {
     "no file": (["apply", "unsigned", "--output", "usr="], 2, "usage", "NAME=FILE"),
     "no output": (["apply", "unsigned"], 2, "usage", "--output"),
     "no partition": (["build", "--output", "v"], 2, "usage", "--partition"),
+    "a source for no images": (
+        ["verify", "unsigned", "--public-key", "release.pub.pem", "--no-images",
+         "--source", "usr=unsigned"], 2, "usage", "--no-images",
+    ),
     "no key to verify": (["verify", "unsigned"], 2, "usage", "--public-key"),
     "an unknown option": (["inspect", "unsigned", "--jsn"], 2, "usage", "--jsn"),
     "an unknown command": (["bild"], 2, "usage", "bild"),

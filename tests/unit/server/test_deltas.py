@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from images.errors import PayloadSignatureError
+from images.errors import ManifestContradictionError, PayloadSignatureError
 from images.proto import payload_pb2 as pb
 from images.release import parse_payload_facts, tuf_payload_path
 from server import queries
@@ -24,7 +24,17 @@ from server.errors import (
 )
 from server.views import costs
 from tests.sim import payloads
-from tests.sim.desk import BOARD, PRODUCT, delta_bytes, full_bytes, order, promote, publish
+from tests.sim.deltas import REPLACE, Delta
+from tests.sim.desk import (
+    BOARD,
+    PRODUCT,
+    delta_bytes,
+    full_bytes,
+    order,
+    promote,
+    publish,
+    signed,
+)
 
 ONE = payloads.image(10, seed=1)
 TWO = ONE[: -payloads.BLOCK] + payloads.image(1, seed=2)  # differs in its last block
@@ -125,6 +135,29 @@ def test_a_delta_that_makes_another_image_is_refused(desk: Desk) -> None:
     with pytest.raises(DeltaTargetError, match=r"release 2\.0\.0 is usr of 40960 bytes"):
         add(desk, delta_bytes(ONE, other))
     assert FULL not in desk.repository.read().delegated["releases"].signed.targets
+
+
+def test_a_delta_that_makes_another_image_than_it_says_is_refused(desk: Desk) -> None:
+    """Each of its operations is sound, and a node would believe it."""
+    wrong = Delta(ONE, TWO)
+    wrong.copy([(0, 8)], [(0, 8)])
+    wrong.copy([(7, 1)], [(8, 1)])
+    wrong.replace(REPLACE, [(9, 1)])
+    with pytest.raises(ManifestContradictionError, match="part usr make an image of sha256"):
+        add(desk, signed(wrong))
+    assert FULL not in desk.repository.read().delegated["releases"].signed.targets
+    assert not list(desk.folder.glob("making-*"))
+
+
+def test_a_delta_that_cannot_be_tried_here_is_published_and_said_aloud(desk: Desk) -> None:
+    one = desk.repository.read().delegated["releases"].signed.targets
+    path = tuf_payload_path(PRODUCT, BOARD, "1.0.0", "full")
+    desk.payload_file(one[path].hashes["sha256"]).unlink()
+    added = add(desk, delta_bytes(ONE, TWO))
+    assert added.deltas[0].outcome is Outcome.SIGNED
+    (warning,) = added.warnings
+    assert "the delta from 1.0.0 was not tried" in warning
+    assert warning.endswith("[payload-absent]")
 
 
 def test_a_delta_from_what_was_never_published_is_refused(desk: Desk) -> None:

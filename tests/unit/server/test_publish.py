@@ -13,6 +13,7 @@ from images.errors import (
     DeltaUnsupportedError,
     DocumentInvalidError,
     FileUnreadableError,
+    ManifestContradictionError,
     PayloadError,
     PayloadMagicError,
     PayloadSignatureError,
@@ -60,6 +61,21 @@ def test_a_release_is_kept_under_its_hash_and_signed_with_its_facts(desk: Desk) 
     assert facts == added.facts
     assert (facts.rollback_index, facts.created) == (7, desk.clock())
     assert facts.signatures_sha256 != hashlib.sha256(b"").hexdigest()
+
+
+def test_a_payload_that_contradicts_itself_is_not_published(desk: Desk, tmp_path: Path) -> None:
+    """Blobs, outputs and signatures are right: a node would install what nobody signed."""
+    one, two = payloads.image(2, seed=1), payloads.image(3, seed=2)
+    forged = payloads.forge(one, two)
+    first, second = forged.manifest.partitions[0].operations
+    first.dst_sha256, second.dst_sha256 = (hashlib.sha256(data).digest() for data in (one, two))
+    second.dst_extents[0].start_block = 0
+    first.dst_extents[0].start_block = 3
+    (tmp_path / "p.crau").write_bytes(forged.bytes())
+    with pytest.raises(ManifestContradictionError, match="sha256"):
+        add_release(desk, tmp_path / "p.crau", ORDER, trusted=TRUSTED, keys=desk.offline())
+    assert files(desk) == []
+    assert not desk.repository.read().delegated["releases"].signed.targets
 
 
 def test_the_tuf_path_is_a_name_of_the_same_file(desk: Desk) -> None:
