@@ -15,12 +15,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 from typing import Final
 
 from typing_extensions import override
 
 from images import zstd_jobs
 from images.errors import CoderMissingError, OperationOutputError
+from images.frames import pointer
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -33,13 +35,18 @@ JOB_UNPACKED_MAX: Final = 16 * 1024 * 1024  # bytes; four windows, as zstd cuts 
 BEHIND_MAX: Final = 1024 * 1024  # bytes that a job sees of the one before it: a fourth of a window
 FRAME_UNPACKED_MAX: Final = 256 * 1024 * 1024  # bytes of a frame that is unpacked in passing
 FRAME_WINDOW_LOG: Final = 22  # 4 MiB: of the frames whose jobs are packed again
-# Bytes that a coder holds besides in- and output: zstd's tables at its highest level for streams
-# of `ZSTD_UNPACKED_MAX` (16 MiB); lz4's take 256 KiB. A job's input is copied, and its tables are
-# those of a window of 4 MiB: 13 MiB at level 9.
-WORK_BYTES: Final = 24 * 1024 * 1024
-JOB_WORK_BYTES: Final = 32 * 1024 * 1024
+FRAME_BYTES: Final = 7 * 1024 * 1024  # that such a frame's reader holds: window, two pieces, tables
+# Bytes that a coder holds besides in- and output. Of zstd: four tables at most of four bytes for
+# each byte of its window, and 1.7 MiB; measured at every level. lz4's tables take 256 KiB. A job's
+# tables are those of a window of 4 MiB, 13 MiB at level 9; it copies its input as it takes it.
+_ZSTD_TABLES: Final = 16  # bytes for each byte of a window
+_ZSTD_BYTES: Final = 2 * 1024 * 1024
+_LZ4_BYTES: Final = 512 * 1024
+_JOB_BYTES: Final = 20 * 1024 * 1024
 LEVEL_MAX: Final = 22
 _PIECE_SIZE: Final = 1024 * 1024  # bytes unpacked at once
+_PRIVATE: Final = MAP_PRIVATE | MAP_ANONYMOUS
+_MAPPED_MIN: Final = 1024 * 1024  # bytes
 _SAMPLE_SIZE: Final = 128 * 1024  # bytes
 _WORDS: Final = 256
 _VERSIONS: Final = {  # by library: the file that the system finds, and who tells its version
@@ -127,7 +134,7 @@ def pack(
     size: int,
     behind: int = 0,
     spent: Callable[[int], None] | None = None,
-) -> bytes | bytearray:
+) -> Bytes:
     """Return the `size` bytes that pack `taken` of `data`, those after the first `behind`.
 
     Args:
@@ -143,14 +150,14 @@ def pack(
         CoderMissingError: this system lacks the library.
         OperationOutputError: it packs another number of bytes, or into another number.
     """
-    made: bytes | bytearray
+    made: Bytes
     if function is Function.LZ4_HC_FILL:
-        made, used = _lz4_fill(bytes(data), size, level)
+        made, used = _lz4_fill(data, size, level)
     elif function is Function.ZSTD_JOB:
         made = zstd_jobs.packed(data, level, behind=behind, size=size, spent=spent)
         used = len(data) - behind
     else:
-        made, used = (_zstd if function is Function.ZSTD else _lz4)(bytes(data), level), len(data)
+        made, used = (_zstd if function is Function.ZSTD else _lz4)(data, level), len(data)
     if used != taken or len(made) != size:
         raise OperationOutputError(
             f"{function.value} packs {used} bytes into {len(made)}, not {taken} into {size}"
@@ -158,7 +165,16 @@ def pack(
     return made
 
 
-def unpack(function: Function, packed: bytes, limit: int) -> bytes | bytearray:
+def pack_bytes(function: Function, unpacked: int, packed: int) -> int:
+    """Return an upper bound of what `pack` holds besides what it sees, its result included."""
+    if function is Function.ZSTD_JOB:  # it has made it twice before it gives up the first
+        return _JOB_BYTES + 2 * packed
+    if function is Function.ZSTD:
+        return _ZSTD_BYTES + (_ZSTD_TABLES << max(0, unpacked - 1).bit_length()) + packed
+    return _LZ4_BYTES + packed
+
+
+def unpack(function: Function, packed: Bytes, limit: int) -> bytes | bytearray:
     """Return what `packed` unpacks to; no more than `limit` bytes and one are ever made.
 
     Raises:
@@ -169,8 +185,9 @@ def unpack(function: Function, packed: bytes, limit: int) -> bytes | bytearray:
         return _unpack_zstd(packed, limit)
     if function is Function.ZSTD_JOB:
         return unpack_frame(packed, 0, limit)
-    start = len(packed) - len(packed.lstrip(b"\0")) if function is Function.LZ4_HC_FILL else 0
-    made = lz4_unpacked(packed[start:], limit)
+    if function is Function.LZ4_HC_FILL:
+        packed = bytes(packed).lstrip(b"\0")
+    made = lz4_unpacked(packed, limit)
     if isinstance(made, int):
         raise OperationOutputError(f"an lz4 block cannot be unpacked: it fails at byte {made}")
     return made
@@ -193,16 +210,26 @@ class FrameReader:
         Raises:
             OperationOutputError: it is damaged, ends too early, or wants a window above 4 MiB.
         """
-        made = bytearray()
-        while len(made) < used:
+        made = bytearray(used)
+        self.read_into(memoryview(made), start)
+        return bytes(made)
+
+    def read_into(self, room: memoryview, start: int) -> None:
+        """Fill `room` with what `read` returns.
+
+        Raises:
+            OperationOutputError: as `read`.
+        """
+        made = 0
+        while made < len(room):
             if not self._ready:
                 self._ready = memoryview(self._unpack())
             skipped = min(max(0, start - self._at), len(self._ready))
-            taken = self._ready[skipped : skipped + used - len(made)]
-            made += taken
+            taken = self._ready[skipped : skipped + len(room) - made]
+            room[made : made + len(taken)] = taken
+            made += len(taken)
             self._at += skipped + len(taken)
             self._ready = self._ready[skipped + len(taken) :]
-        return bytes(made)
 
     def _unpack(self) -> bytes:
         piece = b""
@@ -228,12 +255,11 @@ def unpack_frame(packed: Bytes, start: int, used: int) -> bytes:
     return FrameReader(packed).read(start, used)
 
 
-def lz4_unpacked(packed: bytes, limit: int) -> bytearray | int:
+def lz4_unpacked(packed: Bytes, limit: int) -> bytearray | int:
     """Return what an lz4 block unpacks to, at most `limit` bytes, or the byte where it fails."""
     output = bytearray(max(1, limit))
-    room = (ctypes.c_char * len(output)).from_buffer(output)
-    result: int = _library("lz4").LZ4_decompress_safe(packed, room, len(packed), limit)
-    del room
+    source = pointer(packed or b"\0")  # there is always a byte after the last of bytes
+    result: int = _library("lz4").LZ4_decompress_safe(source, pointer(output), len(packed), limit)
     if result < 0:
         return -result - 1
     del output[result:]
@@ -252,7 +278,7 @@ def sample() -> bytes:
     return bytes(made[:_SAMPLE_SIZE])
 
 
-def _unpack_zstd(packed: bytes, limit: int) -> bytes:
+def _unpack_zstd(packed: Bytes, limit: int) -> bytes:
     decompressor = zstd.ZstdDecompressor(
         options={zstd.DecompressionParameter.window_log_max: ZSTD_UNPACKED_MAX.bit_length()}
     )
@@ -265,41 +291,39 @@ def _unpack_zstd(packed: bytes, limit: int) -> bytes:
     return output
 
 
-def _lz4(data: bytes, level: int) -> bytes:
-    room_size = _bound(len(data))  # a tight room changes what coders make
+def _lz4(data: Bytes, level: int) -> Bytes:
+    source, size = pointer(data or b"\0"), len(data)
+    room_size = _bound(size)  # a tight room changes what coders make
     return _made(
         room_size,
-        lambda room: _library("lz4").LZ4_compress_HC(data, room, len(data), room_size, level),
+        lambda room: _library("lz4").LZ4_compress_HC(source, room, size, room_size, level),
     )
 
 
-def _lz4_fill(data: bytes, size: int, level: int) -> tuple[bytes, int]:
+def _lz4_fill(data: Bytes, size: int, level: int) -> tuple[bytes, int]:
     library = _library("lz4")
     state = ctypes.create_string_buffer(library.LZ4_sizeofStateHC())
-    count = ctypes.c_int(len(data))
+    source, count = pointer(data or b"\0"), ctypes.c_int(len(data))
     packed = _made(
         size,
         lambda room: library.LZ4_compress_HC_destSize(
-            state, data, room, ctypes.byref(count), size, level
+            state, source, room, ctypes.byref(count), size, level
         ),
     )
-    return bytes(size - len(packed)) + packed, count.value
+    return b"".join((bytes(size - len(packed)), packed)), count.value
 
 
-def _zstd(data: bytes, level: int) -> bytes:
+def _zstd(data: Bytes, level: int) -> Bytes:
     library = _library("zstd")
-    if len(data) > ZSTD_UNPACKED_MAX:
-        raise OperationOutputError(
-            f"a zstd frame of {len(data)} bytes is more than is packed again"
-        )
-    room_size = _bound(len(data))
-    context = library.ZSTD_createCCtx()
+    source, size = pointer(data or b"\0"), len(data)
+    if size > ZSTD_UNPACKED_MAX:
+        raise OperationOutputError(f"a zstd frame of {size} bytes is more than is packed again")
+    room_size = _bound(size)
+    context = library.ZSTD_createCCtx()  # one that was used before is no faster: measured
     try:
         return _made(
             room_size,
-            lambda room: library.ZSTD_compressCCtx(
-                context, room, room_size, data, len(data), level
-            ),
+            lambda room: library.ZSTD_compressCCtx(context, room, room_size, source, size, level),
         )
     finally:
         library.ZSTD_freeCCtx(context)
@@ -310,13 +334,14 @@ def _bound(size: int) -> int:
     return size + size // 128 + 64
 
 
-def _made(size: int, call: Callable[[ctypes.Array[ctypes.c_char]], int]) -> bytes:
-    """Return what `call` writes into `size` bytes; nothing where it tells an error."""
-    output = bytearray(max(1, size))
-    room = (ctypes.c_char * len(output)).from_buffer(output)
-    result = call(room)
-    del room
-    return bytes(memoryview(output)[:result]) if 0 < result <= size else b""
+def _made(size: int, call: Callable[[object], int]) -> Bytes:
+    """Return what `call` writes into `size` bytes; nothing where it tells an error.
+
+    Of large ones only the pages that are written are ever there.
+    """
+    output = bytearray(max(1, size)) if size < _MAPPED_MIN else mmap(-1, size, _PRIVATE)
+    result = call(pointer(output))
+    return memoryview(output)[:result] if 0 < result <= size else b""
 
 
 @cache
@@ -359,7 +384,7 @@ def _library(name: str) -> ctypes.CDLL:
                 ctypes.c_void_p,
                 ctypes.c_void_p,
                 ctypes.c_size_t,
-                ctypes.c_char_p,
+                ctypes.c_void_p,
                 ctypes.c_size_t,
                 ctypes.c_int,
             ]

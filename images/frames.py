@@ -12,6 +12,7 @@ import ctypes
 import sys
 import threading
 from functools import cache
+from mmap import mmap
 from typing import Any, Final
 
 from images.dictionary import WINDOW_LOG_MAX, unpack_with_dictionary
@@ -55,9 +56,9 @@ def unpack_frame(blob: Buffer, room: memoryview, dictionary: Buffer = b"") -> in
         raise OperationOutputError(f"a dictionary has {len(dictionary)} bytes")
     context = _context()
     if dictionary:
-        library.ZSTD_DCtx_refPrefix(context, _pointer(dictionary), len(dictionary))
-    target = _pointer(room) if room else None
-    made: int = library.ZSTD_decompressDCtx(context, target, len(room), _pointer(blob), len(blob))
+        library.ZSTD_DCtx_refPrefix(context, pointer(dictionary), len(dictionary))
+    target = pointer(room) if room else None
+    made: int = library.ZSTD_decompressDCtx(context, target, len(room), pointer(blob), len(blob))
     if library.ZSTD_isError(made) and _name(library, made) == _TOO_MUCH:
         raise OperationOutputError(f"a zstd frame makes more than the {len(room)} bytes that fit")
     _raise_error(library, made, "unpacked")
@@ -73,7 +74,7 @@ def _check_frame(library: ctypes.CDLL, blob: Buffer) -> None:
         base = 1 << (10 + (window >> 3))  # RFC 8878, 3.1.1.1.2
         if base + (base >> 3) * (window & 7) > 1 << WINDOW_LOG_MAX:
             raise OperationOutputError("a blob cannot be unpacked: its window is over 16 MiB")
-    size: int = library.ZSTD_findFrameCompressedSize(_pointer(blob), len(blob))
+    size: int = library.ZSTD_findFrameCompressedSize(pointer(blob), len(blob))
     _raise_error(library, size, "read to its end")
     if size != len(blob):
         raise OperationOutputError(
@@ -113,8 +114,8 @@ def _by_class(blob: Buffer, room: memoryview, dictionary: Buffer) -> int:
     return len(output)
 
 
-def _pointer(data: Buffer) -> object:
-    """Return what ctypes takes for the address of bytes; those that cannot change are not copied.
+def pointer(data: Buffer | mmap) -> object:
+    """Return what ctypes takes for the address of bytes, of which there are some; no copy is made.
 
     A view of bytes that cannot change is: no operation of ours comes as one.
     """

@@ -42,7 +42,7 @@ from images.payload import (
     Operation,
     OperationKind,
 )
-from images.recode import recode, recode_bytes
+from images.recode import is_patch, recode, recode_bytes
 from images.source import CHUNK_SIZE, Gathered, OldImage
 
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output
@@ -217,14 +217,18 @@ def room_bytes(operation: Operation, *, block_size: int) -> int:
     return size + -size % block_size
 
 
-def work_bytes(operation: Operation) -> int:
-    """Return an upper bound of what `decode` holds besides its room and its dictionary."""
+def work_bytes(operation: Operation, blob: Bytes | None = None) -> int:
+    """Return an upper bound of what `decode` holds besides its room and its dictionary.
+
+    Where its blob is known it may be a lower one.
+    """
     if operation.kind in CLEARS:
         return 0
     if operation.kind in READS_TARGET | ZSTD or operation.kind is OperationKind.REPLACE:
         return operation.data_length
     if operation.kind is OperationKind.SOURCE_RECODE:
-        return memory_bytes(operation)  # packed apart, then copied to its room
+        patch = blob is None or is_patch(blob)
+        return operation.data_length + recode_bytes(operation, patch=patch)
     if operation.kind in SOURCE_DICTIONARIES:
         return operation.data_length + operation.src_length
     return memory_bytes(operation) - (
@@ -249,7 +253,7 @@ def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> i
     if operation.kind in PATCHES:
         return operation.data_length + operation.output_limit + WORK_BYTES
     if operation.kind is OperationKind.SOURCE_RECODE:
-        return operation.data_length + recode_bytes(operation)
+        return operation.data_length + recode_bytes(operation) + operation.output_limit
     window = min(operation.output_limit, WINDOW_MAX)
     if operation.kind in SOURCE_DICTIONARIES | READS_TARGET:  # zstd takes a copy of it
         window += 2 * (operation.src_length if operation.kind in READS_SOURCE else dictionary)

@@ -7,18 +7,19 @@ when the payload was built, and is shown again by the hash of what the operation
 from __future__ import annotations
 
 from collections.abc import Callable
-from mmap import MADV_DONTNEED, PAGESIZE, mmap
+from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
+from typing import Final
 
 from images.bsdiff import MAGIC, apply_patch
 from images.bsdiff import WORK_BYTES as PATCH_BYTES
 from images.coders import (
     BEHIND_MAX,
-    JOB_WORK_BYTES,
-    WORK_BYTES,
+    FRAME_BYTES,
     Bytes,
     FrameReader,
     Function,
     pack,
+    pack_bytes,
     unpack,
 )
 from images.errors import OperationOutputError
@@ -27,6 +28,8 @@ from images.payload import Operation, Segment
 from images.segment_rules import dictionary_bytes, goes_on, has_job, stream_bytes
 from images.source import Gathered
 from images.zstd_jobs import give_back, unpack_once
+
+LARGE_BYTES: Final = 24 * 1024 * 1024  # of work: what the allocator kept is given back around it
 
 
 def recode(
@@ -49,9 +52,11 @@ def recode(
     """
     size = stream_bytes(operation)
     stream: Bytes | mmap
-    if has_job(operation):  # its library is here, and saves two copies of so many bytes
+    large = recode_bytes(operation) > LARGE_BYTES
+    if large:
         give_back()
-        pages = mmap(-1, max(1, dictionary_bytes(operation)))
+    if has_job(operation):  # its library is here, and saves two copies of so many bytes
+        pages = mmap(-1, max(1, dictionary_bytes(operation)), MAP_PRIVATE | MAP_ANONYMOUS)
         _fill_dictionary(pages, operation, gathered)
         give_back()
         stream = unpack_once(blob, pages, size)
@@ -67,11 +72,13 @@ def recode(
     view = memoryview(stream)
     for segment in operation.output_segments:
         if segment.coder is None or segment.unpacked:
+            packed = b""  # gives up the one before
             packed = _packed(segment, view, at, stream)
         used = memoryview(packed)[segment.start : segment.start + segment.used]
         output[made : made + segment.used] = used
         made, at = made + segment.used, at + segment.unpacked
-    give_back()
+    if large:
+        give_back()
     return output
 
 
@@ -83,7 +90,7 @@ def make_stream(
     Raises:
         OperationOutputError: it cannot be unpacked, or makes another number of bytes.
     """
-    if bytes(blob[: len(MAGIC)]) == MAGIC:
+    if is_patch(blob):
         output = bytearray(size)
         apply_patch(blob, _Held(dictionary), memoryview(output))
         return output
@@ -109,27 +116,40 @@ class _Held:
         return bytes(self._data[offset : offset + size])
 
 
-def recode_bytes(operation: Operation) -> int:
-    """Return an upper bound of what `recode` holds at once, the blob apart."""
+def recode_bytes(operation: Operation, *, patch: bool = True) -> int:
+    """Return an upper bound of what `recode` holds at once besides its blob and its room.
+
+    Args:
+        operation: a SOURCE_RECODE.
+        patch: False where its blob is known to be none, as `is_patch` tells.
+    """
     dictionary, stream = dictionary_bytes(operation), stream_bytes(operation)
-    largest = max(
-        (segment.packed + segment.unpacked for segment in operation.output_segments), default=0
-    )
-    if has_job(operation):
-        return max(
-            operation.src_length + dictionary + WORK_BYTES // 2,  # of which a window
-            dictionary + stream,
-            stream + 2 * operation.output_limit + JOB_WORK_BYTES,
-        )
-    unpacked = max(
-        (segment.packed + segment.unpacked for segment in operation.source_segments), default=0
-    )
+    unpacking = max((_unpack_bytes(segment) for segment in operation.source_segments), default=0)
+    packing = max((_pack_bytes(segment) for segment in operation.output_segments), default=0)
     return max(
-        operation.src_length + dictionary + unpacked,
-        2 * dictionary + 2 * stream,  # zstd's copy of the dictionary and its window of the stream
-        dictionary + stream + PATCH_BYTES,
-        stream + operation.output_limit + largest + WORK_BYTES,
+        operation.src_length + dictionary + unpacking,
+        dictionary + stream + (PATCH_BYTES if patch and not has_job(operation) else 0),
+        stream + packing,
     )
+
+
+def is_patch(blob: bytes | memoryview) -> bool:
+    """Tell whether the blob of a SOURCE_RECODE is a patch; else it is a frame."""
+    return bytes(blob[: len(MAGIC)]) == MAGIC
+
+
+def _unpack_bytes(segment: Segment) -> int:
+    if segment.coder is None:
+        return 0
+    if segment.coder.function is Function.ZSTD_JOB:
+        return FRAME_BYTES
+    return segment.packed + segment.unpacked
+
+
+def _pack_bytes(segment: Segment) -> int:
+    if segment.coder is None:
+        return 0
+    return pack_bytes(segment.coder.function, segment.unpacked, segment.packed)
 
 
 def _fill_dictionary(
@@ -138,29 +158,36 @@ def _fill_dictionary(
     source = memoryview(gathered.read_checked())
     end = 0
     before: Segment | None = None
-    read = _reader_of(source[:0], None)
-    for segment in operation.source_segments:
-        if before is None or not goes_on(before, segment):
-            packed = source[segment.offset : segment.offset + segment.packed]
-            read = _reader_of(packed, segment)
-        before = segment
-        dictionary[end : end + segment.used] = read(segment.start, segment.used)
-        end += segment.used
+    fill = _filler_of(source[:0], None)
+    with memoryview(dictionary) as view:
+        for segment in operation.source_segments:
+            if before is None or not goes_on(before, segment):
+                packed = source[segment.offset : segment.offset + segment.packed]
+                fill = _filler_of(source[:0], None)  # gives up what the one before unpacked to
+                fill = _filler_of(packed, segment)
+            before = segment
+            with view[end : end + segment.used] as room:
+                fill(room, segment.start)
+            end += segment.used
 
 
-def _reader_of(packed: memoryview, segment: Segment | None) -> Callable[[int, int], Bytes]:
-    """Return what reads (start, used) of the bytes that a segment of a source unpacks to."""
+def _filler_of(packed: memoryview, segment: Segment | None) -> Callable[[memoryview, int], None]:
+    """Return what fills room, from a byte on, with what a segment of a source unpacks to."""
     coder = None if segment is None else segment.coder
     if coder is not None and coder.function is Function.ZSTD_JOB:
-        return FrameReader(packed).read
+        return FrameReader(packed).read_into
     data: Bytes = packed
     if coder is not None and segment is not None:
-        data = memoryview(unpack(coder.function, bytes(packed), segment.unpacked))
+        data = memoryview(unpack(coder.function, packed, segment.unpacked))
         if len(data) != segment.unpacked:
             raise OperationOutputError(
                 f"a segment of the old image unpacks to {len(data)} bytes, not {segment.unpacked}"
             )
-    return lambda start, used: data[start : start + used]
+
+    def fill(room: memoryview, start: int) -> None:
+        room[:] = data[start : start + len(room)]
+
+    return fill
 
 
 def _packed(segment: Segment, view: memoryview, at: int, stream: Bytes | mmap) -> Bytes:

@@ -200,3 +200,88 @@ def test_the_largest_dictionary_costs_what_is_budgeted_and_less_than_64_mib(kind
     assert made == 8 * MIB
     assert grown <= budget + MIB  # zstd's own tables
     assert grown + blob < 64 * MIB
+
+
+RECODE = """
+import ctypes, hashlib, mmap, sys
+from backports import zstd
+from images import coders, zstd_jobs
+from images.coders import Function, coder_of
+from images.operations import decode, work_bytes
+from images.payload import Extent, Operation, OperationKind, Segment
+from tests.unit.images.test_source_zstd import Held
+
+MIB = 1024 * 1024
+
+def kib(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field))
+
+function, level, size = Function[sys.argv[1]], int(sys.argv[2]), int(sys.argv[3])
+words = [b"%d is the square of %d;" % (n * n, n) for n in range(500)]
+noise = hashlib.shake_256(b"recode").digest(size // 8)
+old = b"".join(words[byte] for byte in noise)[:size]
+new = old.replace(b"7 is", b"8 is")[:size].ljust(size, b".")
+coder = coder_of(function, level)
+make = coders._zstd if function is Function.ZSTD else coders._lz4
+old_packed, new_packed = (
+    bytes(zstd_jobs.packed(data, level, behind=0, size=None))
+    if function is Function.ZSTD_JOB
+    else bytes(make(data, level))
+    for data in (old, new)
+)
+if function is Function.ZSTD_JOB:  # the source is a frame of a window of 4 MiB
+    level_9 = {zstd.CompressionParameter.window_log: 22}
+    old_packed = zstd.compress(old, options=level_9)
+source = old_packed + bytes(-len(old_packed) % 4096)
+prefix = zstd.ZstdDict(old, is_raw=True).as_prefix
+blob = zstd.compress(new, options={zstd.CompressionParameter.window_log: 24}, zstd_dict=prefix)
+operation = Operation(
+    kind=OperationKind.SOURCE_RECODE, data_offset=0, data_length=len(blob),
+    dst_extents=(Extent(0, -(-len(new_packed) // 4096)),), dst_length=len(new_packed),
+    output_limit=len(new_packed) + -len(new_packed) % 4096,
+    data_sha256=hashlib.sha256(blob).digest(), dst_sha256=hashlib.sha256(new_packed).digest(),
+    src_extents=(Extent(0, len(source) // 4096),), src_length=len(source),
+    src_sha256=hashlib.sha256(source).digest(),
+    source_segments=(
+        Segment(coder=coder, packed=len(old_packed), unpacked=len(old), used=len(old)),
+    ),
+    output_segments=(
+        Segment(
+            coder=coder, packed=len(new_packed), unpacked=len(new), used=len(new_packed)
+        ),
+    ),
+)
+room = memoryview(mmap.mmap(-1, operation.output_limit))
+room[:] = bytes(len(room))
+image = Held(source)
+del old, new, old_packed, prefix, noise, words
+ctypes.CDLL(None).malloc_trim(0)
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")
+before = kib("VmRSS")
+output = decode(operation, blob, block_size=4096, source=image, room=room, verify_output=True)
+grown = (kib("VmHWM") - before) * 1024
+print(grown, work_bytes(operation, blob) - len(blob), len(output))
+"""
+
+
+@pytest.mark.parametrize(
+    ("function", "level", "size"),
+    [("ZSTD", 22, MIB), ("ZSTD", 15, MIB // 8), ("LZ4_HC", 9, 8 * MIB), ("ZSTD_JOB", 9, 16 * MIB)],
+)
+def test_what_is_packed_again_costs_what_is_budgeted(function: str, level: int, size: int) -> None:
+    from images.coders import Function, coder_of
+    from images.errors import CoderMissingError
+
+    try:
+        coder_of(Function[function], level)
+    except CoderMissingError as error:
+        pytest.skip(f"{error} (packages libzstd1, liblz4-1)")
+    command = [sys.executable, "-c", RECODE, function, str(level), str(size)]
+    result = subprocess.run(command, capture_output=True, check=True)
+    grown, budget, made = map(int, result.stdout.split())
+
+    assert made > size // 100
+    assert grown <= budget + 2 * MIB  # pieces of a MiB that are read, and the allocator's own
+    assert grown > budget // 3  # what is budgeted is not much more than it needs

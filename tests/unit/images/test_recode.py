@@ -19,7 +19,7 @@ from images.errors import (
     PayloadLimitsError,
     SourceMismatchError,
 )
-from images.operations import decode, memory_bytes
+from images.operations import decode, memory_bytes, work_bytes
 from images.payload import Extent, Operation, OperationKind, Part, Segment
 from images.segment_rules import check_segment_sizes, check_segments
 from tests.sim.payloads import image
@@ -121,6 +121,14 @@ def test_a_changed_text_costs_little_though_it_is_packed(coder: Coder, patch: bo
     assert case.made() == case.new
     assert len(case.blob) < len(case.new) / 6
     assert memory_bytes(case.operation()) > len(case.blob) + 2 * len(OLD_TEXT)
+
+
+def test_a_blob_that_is_known_tells_whether_room_for_a_patch_is_needed(coder: Coder) -> None:
+    frame, patch = Case(coder), Case(coder, patch=True)
+
+    unknown = work_bytes(frame.operation()) - len(frame.blob)
+    assert work_bytes(patch.operation(), patch.blob) - len(patch.blob) == unknown
+    assert work_bytes(frame.operation(), frame.blob) - len(frame.blob) < unknown - 6 * MIB
 
 
 def test_a_segment_may_be_cut_in_pieces_and_seen_bytes_leave_no_trace(coder: Coder) -> None:
