@@ -137,6 +137,11 @@ class Outputs:
                 raise DownloadStoppedError("the install ended")
         return self._stretch(starts[number], size)
 
+    def has_ring_room(self, number: int) -> bool:
+        """Tell whether an operation makes its output in the ring: not apart, and not nothing."""
+        starts = self._layout.starts
+        return starts[number + 1] > starts[number]
+
     def dictionary(self, first: int, count: int) -> memoryview:
         """Return what `count` operations from `first` on make, as one; it may not be made yet."""
         starts = self._layout.starts
@@ -151,11 +156,18 @@ class Outputs:
     def give_back(self, number: int) -> None:
         """Give the system the ring's pages before an operation that needs much memory by itself.
 
-        Only where all before it are written, and no dictionary needs what they made.
+        Waits until all before it are written. Not where dictionaries need what operations made.
+
+        Raises:
+            DownloadStoppedError: the install ended.
         """
+        if self._layout.referred:
+            return
         with self._changed:
-            resting = self._unwritten == number and not self._layout.referred
-        if resting and self._ring is not None:
+            self._changed.wait_for(lambda: self._closed or self._unwritten >= number)
+            if self._closed:
+                raise DownloadStoppedError("the install ended")
+        if self._ring is not None:
             self._ring.madvise(mmap.MADV_REMOVE, 0, self._layout.size)
 
     def close(self) -> None:

@@ -300,6 +300,8 @@ class Pipeline:
         make = self._decoding(number, part, operation, blob)
         work: Callable[[], Work]
         alone = self._manifest.is_in_place(part)
+        if not alone and self._outputs.has_ring_room(number):
+            make, cost = self._giving(make, operation, cost), 0
         if alone:
             work = partial(self._work, number, part, operation, make)
         else:
@@ -315,6 +317,19 @@ class Pipeline:
         if operation.kind is not OperationKind.SOURCE_RECODE:
             self._budget.give(cost)
         self._recode_budget.give(cost)
+
+    def _giving(
+        self, make: Callable[[], Bytes | None], operation: Operation, cost: int
+    ) -> Callable[[], Bytes | None]:
+        """Return what makes an output and gives its cost back at once: the ring bounds the rest."""
+
+        def made() -> Bytes | None:
+            try:
+                return make()
+            finally:
+                self._give(operation, cost)
+
+        return made
 
     def _decoding(
         self, number: int, part: Part, operation: Operation, blob: bytes

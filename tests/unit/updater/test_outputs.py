@@ -146,17 +146,37 @@ def test_an_output_waits_until_those_before_it_are_written() -> None:
     assert got == [4 * BLOCK]
 
 
-@pytest.mark.parametrize("back", [0, 1])
-def test_pages_are_given_back_when_nobody_needs_what_they_hold(back: int) -> None:
-    steps = steps_of([Op(4), Op(4, back), Op(4)])
+def test_pages_are_given_back_once_what_they_hold_is_written() -> None:
+    steps = steps_of([Op(4), Op(4), Op(4)])
     ring = Outputs(layout_of(steps), 0)
     room = ring.room(0, steps[0].operation, block_size=BLOCK)
     room[:] = b"x" * len(room)
-    ring.give_back(1)
+    waiting = threading.Thread(target=ring.give_back, args=(1,))
+    waiting.start()
+    waiting.join(0.05)
     assert bytes(room) == b"x" * len(room)  # it is not written yet
     ring.written(0)
+    waiting.join(60)
+    assert bytes(room) == bytes(len(room))
+
+
+def test_pages_that_dictionaries_need_are_kept() -> None:
+    steps = steps_of([Op(4), Op(4, 1), Op(4)])
+    ring = Outputs(layout_of(steps), 0)
+    room = ring.room(0, steps[0].operation, block_size=BLOCK)
+    room[:] = b"x" * len(room)
+    ring.written(0)
     ring.give_back(1)
-    assert bytes(room) == (b"x" if back else b"\0") * len(room)
+    assert bytes(room) == b"x" * len(room)
+
+
+def test_who_waits_to_give_pages_back_is_told_of_the_end() -> None:
+    ring = Outputs(layout_of(steps_of([Op(4), Op(4)])), 0)
+    ending = threading.Thread(target=ring.close)
+    ending.start()
+    with pytest.raises(DownloadStoppedError):
+        ring.give_back(1)
+    ending.join()
 
 
 def test_who_waits_is_told_of_the_end() -> None:
