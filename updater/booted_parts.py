@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -57,18 +58,25 @@ class Reading:
     fresh: bool
 
 
-def read_parts(node: Node, wanted: Mapping[str, int], *, anew: bool = False) -> Reading:
+def read_parts(
+    node: Node,
+    wanted: Mapping[str, int],
+    *,
+    anew: bool = False,
+    look: Callable[[], None] | None = None,
+) -> Reading:
     """Return what parts of the booted slot hold; a part that it has not is left out.
 
     Args:
         node: the collaborators.
         wanted: by part, how many bytes of it.
         anew: read them even where they were read in this boot.
+        look: called once a MiB; raises to end it. By default as the engine is told.
 
     Raises:
         PartitionsError: the slot's partitions cannot be found.
         MachineError: the booted slot cannot be told.
-        DownloadStoppedError: the engine was told to stop.
+        DownloadStoppedError: the engine was told to stop, or what `look` raises.
     """
     if not wanted:  # no delta: nothing of the booted slot matters
         return Reading(parts={}, fresh=True)
@@ -88,7 +96,8 @@ def read_parts(node: Node, wanted: Mapping[str, int], *, anew: bool = False) -> 
         and kept.places.get(name) == places.get(name)
     }
     parts = {
-        name: usable.get(name) or _hashed(node, regions[name], wanted[name]) for name in places
+        name: usable.get(name) or _hashed(regions[name], wanted[name], look or partial(_look, node))
+        for name in places
     }
     if parts.keys() - usable.keys():
         _keep(
@@ -98,16 +107,20 @@ def read_parts(node: Node, wanted: Mapping[str, int], *, anew: bool = False) -> 
     return Reading(parts, fresh=not parts.keys() & usable.keys())
 
 
-def _hashed(node: Node, region: Region, size: int) -> Held:
+def _look(node: Node) -> None:
+    if node.stop.is_set():
+        raise DownloadStoppedError("the engine was told to stop")
+    node.beat()
+
+
+def _hashed(region: Region, size: int, look: Callable[[], None]) -> Held:
     """Read a part; what cannot be read tells why, and stops nobody."""
     log.debug("booted part is hashed place=%s bytes=%d", region.words, size)
     digest = hashlib.sha256()
     try:
         with images_of({"": region}) as images:
             for offset in range(0, size, CHUNK_BYTES):
-                if node.stop.is_set():
-                    raise DownloadStoppedError("the engine was told to stop")
-                node.beat()
+                look()
                 digest.update(read_exactly(images[""], offset, min(CHUNK_BYTES, size - offset)))
     except (PartitionsError, SourceMismatchError) as error:
         return Held(sha256="", size=size, why=str(error))

@@ -30,6 +30,8 @@ from updater.plan import OwnFacts
 from updater.state import SPOILED_MAX, Spoiled
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from images.release import PayloadFacts
     from updater.node import Node
     from updater.plan import Facts, Plan
@@ -145,8 +147,8 @@ def require_budget(node: Node, plan: Plan, counted_as: str, what: str) -> int:
     return days_needed(limits(node, counted_as), what, cost, step=step)
 
 
-def require_source(node: Node, facts: PayloadFacts) -> None:
-    """Read the booted slot anew, before the first write: a delta starts from it.
+def require_source(node: Node, facts: PayloadFacts, look: Callable[[], None] | None = None) -> None:
+    """Read the booted slot anew: a delta starts from it.
 
     Raises:
         SourceMismatchError: it is not what the delta starts from.
@@ -156,9 +158,9 @@ def require_source(node: Node, facts: PayloadFacts) -> None:
     if source is None:
         return
     wanted = {part.name: part.size for part in source.partitions}
-    why = differences(facts, read_parts(node, wanted, anew=True).parts)
+    why = differences(facts, read_parts(node, wanted, anew=True, look=look).parts)
     if why:
-        raise SourceMismatchError(f"{why}: nothing of the delta from {source.version} is written")
+        raise SourceMismatchError(f"{why}: the delta from {source.version} is not installed")
 
 
 def charge(node: Node, downloaded: int, counted_as: str) -> None:

@@ -26,9 +26,11 @@ from updater.politeness import polite
 from updater.progress import Progress
 from updater.proof import ReadBackError
 from updater.reuse import DictionaryLostError, LocalMismatchError
+from updater.source_watch import SourceWatch
 from updater.state import Journal
 
 if TYPE_CHECKING:
+    from images.release import PayloadFacts
     from updater.node import Node
     from updater.pipeline import PayloadBytes
     from updater.plan import Plan
@@ -42,7 +44,13 @@ MISMATCHES_MAX: Final = 8  # then nothing on this node is taken for a payload's 
 
 
 def write(
-    node: Node, plan: Plan, urls: Sequence[str], *, version: str, counted_as: str
+    node: Node,
+    plan: Plan,
+    urls: Sequence[str],
+    *,
+    version: str,
+    counted_as: str,
+    source: PayloadFacts | None = None,
 ) -> WrittenSlot:
     """Write from the first mirror that has the right bytes; a wrong one is left out.
 
@@ -52,6 +60,7 @@ def write(
         urls: where the payload is, best first; or one path.
         version: shown with the progress.
         counted_as: what its bytes count for.
+        source: facts of a delta for which the booted slot is to be read again meanwhile.
 
     Raises:
         SourceMismatchError: the booted slot is not what the delta starts from.
@@ -61,13 +70,35 @@ def write(
         BudgetError: it came to more bytes than may be fetched.
         DownloadStoppedError, DownloadError: as `write_slot`.
     """
+    try:
+        with _polite(node), SourceWatch(node, source) as watch:
+            watch.start()
+            written = _write_from_any(
+                node, plan, urls, watch, version=version, counted_as=counted_as
+            )
+            watch.finish()
+            return written
+    except SourceMismatchError:
+        _void(node, plan)
+        raise
+
+
+def _write_from_any(
+    node: Node,
+    plan: Plan,
+    urls: Sequence[str],
+    watch: SourceWatch,
+    *,
+    version: str,
+    counted_as: str,
+) -> WrittenSlot:
     left = list(urls)
     mismatches = 0
     while True:
         journal, kept = _journal(node, plan, counted_as)
         meter = Meter(node, plan, journal.downloaded, counted_as)
-        with _polite(node), _source(node, plan, left, meter) as download:
-            shell = _shell(node, plan, journal, download, meter, version=version)
+        with _source(node, plan, left, meter) as download:
+            shell = _shell(node, plan, journal, download, meter, watch, version=version)
             try:
                 return _write_and_judge(node, plan, download, journal, shell, left)
             except LocalMismatchError as error:
@@ -82,7 +113,6 @@ def write(
                 _void(node, plan)  # what it names as flushed is not what the disk holds
                 raise
             except SourceMismatchError:
-                _void(node, plan)
                 raise  # no mirror's fault
             except (ImagesError, PayloadDigestError) as error:
                 left.remove(download.mirror)
@@ -200,6 +230,7 @@ def _shell(
     journal: Journal,
     download: PayloadBytes,
     meter: Meter,
+    watch: SourceWatch,
     *,
     version: str,
 ) -> Shell:
@@ -211,6 +242,7 @@ def _shell(
         keep_journal=node.store.write_journal,
         progress=show,
         stop=node.stop,
+        watch=watch.look,
         begin=lambda: node.store.write_journal(journal),
         priced=lambda cost: meter.priced(cost, download.received),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,7 @@ def test_a_changed_booted_slot_leads_to_the_full_payload_aloud(world: World, nod
     assert "part usr of the booted slot was changed" in why_not
 
 
-def test_a_booted_slot_that_changes_after_the_plan_is_found_before_the_first_write(
+def test_a_booted_slot_that_changes_after_the_plan_ends_the_install_of_the_delta(
     world: World, node: Node
 ) -> None:
     assert perform(node, "check", {}, by="test")["kind"] == "delta"
@@ -168,9 +168,9 @@ def test_the_booted_slot_is_read_once_in_a_boot_to_plan(
     reads: list[str] = []
     original = booted_parts._hashed
 
-    def hashed(node: Node, region: Region, size: int) -> Held:
+    def hashed(region: Region, size: int, look: Callable[[], None]) -> Held:
         reads.append(region.label)
-        return original(node, region, size)
+        return original(region, size, look)
 
     monkeypatch.setattr(booted_parts, "_hashed", hashed)
     for _ in range(3):
