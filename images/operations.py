@@ -21,7 +21,7 @@ import lzma
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from images.bsdiff import WORK_BYTES, apply_patch
+from images.bsdiff import WORK_BYTES, HeldSource, Readable, apply_patch
 from images.dictionary import DICTIONARY_MAX, WINDOW_LOG_MAX
 from images.errors import (
     BlobMismatchError,
@@ -47,6 +47,7 @@ from images.source import CHUNK_SIZE, Gathered, OldImage
 
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output
 XZ_MEMORY_MAX: Final = WINDOW_MAX + 1024 * 1024  # bytes; a dictionary of 16 MiB and its tables
+HELD_MAX: Final = 4 * 1024 * 1024  # bytes of a patch's source that is read once and held
 
 Bytes = bytes | memoryview
 ZSTD: Final = frozenset({OperationKind.REPLACE_ZSTD})
@@ -242,7 +243,8 @@ def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> i
     `dictionary` is how many bytes its dictionary has, for an operation with one.
 
     An unpacker's window is claimed by the blob, but never touched beyond the output. The source is
-    never held, but for a dictionary: what is read of it for a patch is part of what a patch needs.
+    never held, but for a dictionary, or for a patch where it is small: what is read of it otherwise
+    is part of what a patch needs.
     """
     if operation.kind in CLEARS:
         return 0
@@ -251,7 +253,8 @@ def memory_bytes(operation: Operation, *, dictionary: int = DICTIONARY_MAX) -> i
     if operation.kind in COPIES:
         return operation.output_limit + CHUNK_SIZE
     if operation.kind in PATCHES:
-        return operation.data_length + operation.output_limit + WORK_BYTES
+        held = operation.src_length if operation.src_length <= HELD_MAX else 0
+        return operation.data_length + operation.output_limit + WORK_BYTES + held
     if operation.kind is OperationKind.SOURCE_RECODE:
         return operation.data_length + recode_bytes(operation) + operation.output_limit
     window = min(operation.output_limit, WINDOW_MAX)
@@ -285,15 +288,21 @@ def _derive(
         _unpack_with_source(operation, blob, gathered, output)
         return output
     if operation.kind in PATCHES:
-        gathered.check()
-        apply_patch(blob, gathered, output)
+        apply_patch(blob, _patched_source(gathered), output)
         return output
     if gathered.size != size:
         raise OperationOutputError(f"an operation {name} copies {gathered.size} bytes to {size}")
-    for offset, length in gathered.pieces():
-        output[offset : offset + length] = gathered.read(offset, length)
+    gathered.fill(output)
     gathered.compare(output)
     return output
+
+
+def _patched_source(gathered: Gathered) -> Readable:
+    """Return what a patch reads, checked; a small source is read once."""
+    if gathered.size <= HELD_MAX:
+        return HeldSource(bytes(gathered.read_checked()))
+    gathered.check()
+    return gathered
 
 
 def _unpack_with_source(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from typing import Final
 
-from images.bsdiff import MAGIC, apply_patch
+from images.bsdiff import MAGIC, HeldSource, apply_patch
 from images.bsdiff import WORK_BYTES as PATCH_BYTES
 from images.coders import (
     BEHIND_MAX,
@@ -62,10 +62,7 @@ def recode(
         stream = unpack_once(blob, pages, size)
         pages.close()
     else:
-        dictionary = bytearray(dictionary_bytes(operation))
-        _fill_dictionary(dictionary, operation, gathered)
-        stream = make_stream(blob, dictionary, size)
-        del dictionary
+        stream = make_stream(blob, _dictionary(operation, gathered, patch=is_patch(blob)), size)
     output = memoryview(bytearray(operation.output_limit)) if room is None else room
     made = at = 0
     packed: Bytes = b""
@@ -92,28 +89,13 @@ def make_stream(
     """
     if is_patch(blob):
         output = bytearray(size)
-        apply_patch(blob, _Held(dictionary), memoryview(output))
+        apply_patch(blob, HeldSource(bytes(dictionary)), memoryview(output))
         return output
     output = bytearray(size)
     made = unpack_frame(blob, memoryview(output), dictionary)
     if made != size:
         raise OperationOutputError(f"an operation SOURCE_RECODE unpacks {made} bytes, not {size}")
     return output
-
-
-class _Held:
-    """Bytes in memory that a patch reads."""
-
-    def __init__(self, data: bytes | bytearray) -> None:
-        self._data = memoryview(data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Return `size` bytes from `offset` on."""
-        if offset < 0 or offset + size > len(self._data):
-            raise OperationOutputError(
-                f"a patch reads {size} bytes at byte {offset} of {len(self._data)}"
-            )
-        return bytes(self._data[offset : offset + size])
 
 
 def recode_bytes(operation: Operation, *, patch: bool = True) -> int:
@@ -128,7 +110,8 @@ def recode_bytes(operation: Operation, *, patch: bool = True) -> int:
     packing = max((_pack_bytes(segment) for segment in operation.output_segments), default=0)
     return max(
         operation.src_length + dictionary + unpacking,
-        dictionary + stream + (PATCH_BYTES if patch and not has_job(operation) else 0),
+        dictionary + stream,
+        dictionary + stream + PATCH_BYTES if patch and not has_job(operation) else 0,
         stream + packing,
     )
 
@@ -150,6 +133,13 @@ def _pack_bytes(segment: Segment) -> int:
     if segment.coder is None:
         return 0
     return pack_bytes(segment.coder.function, segment.unpacked, segment.packed)
+
+
+def _dictionary(operation: Operation, gathered: Gathered, *, patch: bool) -> bytes | bytearray:
+    """Return the dictionary, of the type that is not copied once more."""
+    made = bytearray(dictionary_bytes(operation))
+    _fill_dictionary(made, operation, gathered)
+    return bytes(made) if patch else made
 
 
 def _fill_dictionary(

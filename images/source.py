@@ -10,7 +10,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import accumulate
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from images.errors import OperationOutputError, SourceMismatchError
 from images.payload import READS_SOURCE, SPARSE_HOLE, Operation, Part
@@ -30,6 +30,15 @@ class OldImage(Protocol):
 
         What it raises passes through `decode`.
         """
+        ...
+
+
+@runtime_checkable
+class FillingImage(Protocol):
+    """An old image that fills memory which is there: nothing is copied once more."""
+
+    def read_into(self, offset: int, room: memoryview) -> int:
+        """Fill `room` with what `read_at` returns; return how many bytes that is."""
         ...
 
 
@@ -98,6 +107,7 @@ class Gathered:
         self.size: Final = operation.src_length
         self._operation = operation
         self._image = image
+        self._filling = image if isinstance(image, FillingImage) else None
         self._block_size = block_size
         lengths = (extent.num_blocks * block_size for extent in operation.src_extents)
         self._starts = [0, *accumulate(lengths)]  # one more than there are extents
@@ -122,10 +132,25 @@ class Gathered:
             SourceMismatchError: they are not those of `src_sha256`, or the image ends too early.
         """
         data = bytearray(self.size)  # filled in place: no second copy in pieces
-        for offset, size in self.pieces():
-            data[offset : offset + size] = self.read(offset, size)
+        with memoryview(data) as room:
+            self.fill(room)
         self.compare(data)
         return data
+
+    def fill(self, room: memoryview) -> None:
+        """Fill `room`, which has their size, with all the bytes; they are not checked.
+
+        Raises:
+            OperationOutputError: the extents have fewer.
+            SourceMismatchError: the image ends too early.
+        """
+        for offset, size in self.pieces():
+            if self._filling is None:
+                room[offset : offset + size] = self.read(offset, size)
+                continue
+            for start, length in self._runs(offset, size):
+                _fill(self._filling, start, room[offset : offset + length])
+                offset += length
 
     def compare(self, data: bytearray | memoryview) -> None:
         """Check all the bytes, as they were read, against `src_sha256`, where there is one.
@@ -155,21 +180,37 @@ class Gathered:
             OperationOutputError: they are not all within the source.
             SourceMismatchError: the image ends too early.
         """
+        pieces = [self._read_run(start, length) for start, length in self._runs(offset, size)]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _runs(self, offset: int, size: int) -> Iterator[tuple[int | None, int]]:
+        """Yield where runs of some of the bytes are in the image, None for a hole, and their size.
+
+        Raises:
+            OperationOutputError: they are not all within the source.
+        """
         if offset < 0 or offset + size > min(self.size, self._starts[-1]):
             raise OperationOutputError(
                 f"an operation {self._operation.kind.name} reads {size} bytes at byte {offset}"
                 f" of a source of {self.size}"
             )
-        pieces: list[bytes] = []
         number = bisect_right(self._starts, offset) - 1
         while size:
             length = min(size, self._starts[number + 1] - offset)
-            pieces.append(self._read_extent(number, offset - self._starts[number], length))
+            block = self._operation.src_extents[number].start_block
+            within = offset - self._starts[number]
+            if length:
+                yield (None if block == SPARSE_HOLE else block * self._block_size + within), length
             offset, size, number = offset + length, size - length, number + 1
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _read_extent(self, number: int, offset: int, size: int) -> bytes:
-        start = self._operation.src_extents[number].start_block
-        if start == SPARSE_HOLE:
-            return bytes(size)
-        return read_exactly(self._image, start * self._block_size + offset, size)
+    def _read_run(self, start: int | None, size: int) -> bytes:
+        return bytes(size) if start is None else read_exactly(self._image, start, size)
+
+
+def _fill(image: FillingImage, start: int | None, room: memoryview) -> None:
+    if start is None:
+        room[:] = bytes(len(room))
+    elif image.read_into(start, room) != len(room):
+        raise SourceMismatchError(
+            f"the old image ends within the {len(room)} bytes at byte {start} that a delta reads"
+        )

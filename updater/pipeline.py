@@ -28,7 +28,7 @@ import msgspec
 
 from images.block_index import check_index_group
 from images.operations import Bytes, check_blob, decode, room_bytes, work_bytes, writes, zeros
-from images.payload import CLEARS, READS_TARGET, Operation, OperationKind, Part, Step
+from images.payload import CLEARS, PATCHES, READS_TARGET, Operation, OperationKind, Part, Step
 from images.reader import Metadata, PayloadDigests
 from updater.allocator import reuse_large_buffers
 from updater.budget import BudgetError
@@ -54,9 +54,11 @@ if TYPE_CHECKING:
 
 # Blobs in flight and what is made of them on the way. One operation of any size always passes.
 BUDGET_BYTES: Final = 12 * 1024 * 1024
-# The same together with operations that unpack and pack again: they are slow and need more, and
-# two run at once where they are small. Measured with real deltas: an install stays within 64 MiB.
-RECODE_BUDGET_BYTES: Final = 36 * 1024 * 1024
+# The same together with operations that patch, or unpack and pack again: they are slow and need
+# more, and two run at once where they are small. Measured with real deltas: an install stays
+# within 64 MiB.
+SLOW_BUDGET_BYTES: Final = 36 * 1024 * 1024
+SLOW: Final = PATCHES | {OperationKind.SOURCE_RECODE}
 # So many bytes of a slot count like one of the payload: what is copied or cleared is read back
 # behind the writer too, not all of it in the end.
 MADE_FOR_FETCHED: Final = 8
@@ -231,7 +233,7 @@ class Pipeline:
         lengths = (step.operation.data_length for step in self._steps)
         self._blob_bytes = array("Q", accumulate(lengths, initial=0))
         self._budget = _Budget(BUDGET_BYTES)
-        self._recode_budget = _Budget(RECODE_BUDGET_BYTES)
+        self._slow_budget = _Budget(SLOW_BUDGET_BYTES)
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._writing: deque[tuple[_Write, Work, list[Future[None]]]] = deque()
         self._flusher = Flusher(plan.checkpoint_bytes, self._flush)
@@ -256,7 +258,7 @@ class Pipeline:
                 raise
             finally:
                 self._budget.close()
-                self._recode_budget.close()
+                self._slow_budget.close()
                 self._outputs.close()
                 self._flusher.close()
                 self._download.interrupt()
@@ -288,7 +290,7 @@ class Pipeline:
             return
         cost = work_bytes(operation)
         self._take(operation, cost)
-        if cost > RECODE_BUDGET_BYTES:  # it is alone, then
+        if cost > SLOW_BUDGET_BYTES:  # it is alone, then
             self._outputs.give_back(number)
         blob = self._read_blob(operation)
         spare = cost - work_bytes(operation, blob)
@@ -312,14 +314,14 @@ class Pipeline:
         self._queue.put(_Write(number, part.name, operation, cost, work, alone=alone))
 
     def _take(self, operation: Operation, cost: int) -> None:
-        if operation.kind is not OperationKind.SOURCE_RECODE:
+        if operation.kind not in SLOW:
             self._budget.take(cost)
-        self._recode_budget.take(cost)
+        self._slow_budget.take(cost)
 
     def _give(self, operation: Operation, cost: int) -> None:
-        if operation.kind is not OperationKind.SOURCE_RECODE:
+        if operation.kind not in SLOW:
             self._budget.give(cost)
-        self._recode_budget.give(cost)
+        self._slow_budget.give(cost)
 
     def _giving(
         self, make: Callable[[], Bytes | None], operation: Operation, cost: int

@@ -70,6 +70,25 @@ class RegionImage:
         except OSError as error:
             raise DeviceReadError.because(self._region.path, at, error) from error
 
+    def read_into(self, offset: int, room: memoryview) -> int:
+        """Fill `room` from `offset` on; return how many bytes there are, fewer only at the end.
+
+        Raises:
+            DeviceReadError: the device failed.
+        """
+        if self._region.room is None:
+            room = room[: max(0, self._region.size - offset)]
+        at, done = self._region.offset + offset, 0
+        try:
+            while done < len(room):
+                got = os.preadv(self._disk.descriptor, [room[done:]], at + done)
+                if not got:
+                    break
+                done += got
+        except OSError as error:
+            raise DeviceReadError.because(self._region.path, at + done, error) from error
+        return done
+
 
 @contextlib.contextmanager
 def images_of(regions: Mapping[str, Region]) -> Iterator[dict[str, RegionImage]]:

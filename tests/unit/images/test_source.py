@@ -37,6 +37,15 @@ class Held:
         return self.data[offset : offset + size]
 
 
+class Filling(Held):
+    """One that fills memory which is there."""
+
+    def read_into(self, offset: int, room: memoryview) -> int:
+        data = self.read_at(offset, len(room))
+        room[: len(data)] = data
+        return len(data)
+
+
 def copy(*extents: Extent, kind: OperationKind = OperationKind.SOURCE_COPY) -> Operation:
     size = sum(extent.num_blocks for extent in extents) * BLOCK
     return Operation(
@@ -63,17 +72,35 @@ PART = Part(
 )
 
 
+@pytest.mark.parametrize("held", [Held, Filling])
 @pytest.mark.parametrize("kind", [OperationKind.SOURCE_COPY, OperationKind.MOVE])
-def test_a_copy_takes_its_extents_in_order(kind: OperationKind) -> None:
+def test_a_copy_takes_its_extents_in_order(kind: OperationKind, held: type[Held]) -> None:
     operation = copy(Extent(5, 2), Extent(SPARSE_HOLE, 1), Extent(0, 1), kind=kind)
 
-    output = decode(operation, b"", block_size=BLOCK, source=Held(DATA))
+    output = decode(operation, b"", block_size=BLOCK, source=held(DATA))
 
     assert output == DATA[5 * BLOCK : 7 * BLOCK] + bytes(BLOCK) + DATA[:BLOCK]
 
 
-def test_reads_are_at_most_a_mebibyte() -> None:
-    held = Held(bytes(5 * MIB))
+def test_a_filling_image_that_ends_early_is_refused() -> None:
+    operation = copy(Extent(0, 2))
+
+    with pytest.raises(SourceMismatchError, match="ends within the 8192 bytes at byte 0"):
+        decode(operation, b"", block_size=BLOCK, source=Filling(DATA[: 2 * BLOCK - 1]))
+
+
+def test_runs_longer_than_a_read_and_cut_by_it_are_filled_in_order() -> None:
+    data = image(600)[: 600 * BLOCK]
+    operation = copy(Extent(200, 400), Extent(1, 199), Extent(0, 1))
+
+    output = decode(operation, b"", block_size=BLOCK, source=Filling(data))
+
+    assert output == data[200 * BLOCK :] + data[BLOCK : 200 * BLOCK] + data[:BLOCK]
+
+
+@pytest.mark.parametrize("image_type", [Held, Filling])
+def test_reads_are_at_most_a_mebibyte(image_type: type[Held]) -> None:
+    held = image_type(bytes(5 * MIB))
     decode(copy(Extent(0, 5 * MIB // BLOCK)), b"", block_size=BLOCK, source=held)
 
     assert max(held.sizes) == MIB
@@ -168,5 +195,7 @@ def test_the_budget_of_a_patch_counts_blob_output_and_streams() -> None:
         copy(Extent(0, 4)), kind=OperationKind.BSDIFF, data_length=1000, output_limit=5 * BLOCK
     )
 
-    assert memory_bytes(patch) == 1000 + 5 * BLOCK + 12 * MIB
+    assert memory_bytes(patch) == 1000 + 5 * BLOCK + 13 * MIB + patch.src_length  # it is held
+    large = replace(patch, src_length=5 * MIB)
+    assert memory_bytes(large) == 1000 + 5 * BLOCK + 13 * MIB
     assert memory_bytes(copy(Extent(0, 4))) == 4 * BLOCK + MIB
