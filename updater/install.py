@@ -7,15 +7,17 @@ whether is decided elsewhere.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from images.errors import ImagesError
 from images.operations import decode
 from images.payload import CLEARS
-from images.reader import Accept, Metadata, read_metadata
+from images.reader import Accept, FileSource, Metadata, Source, read_metadata
 from partitions.boot_files import cut_file, has_length, remove_file
 from partitions.readback import digest_of
 from partitions.writer import RegionWriter
@@ -24,6 +26,7 @@ from updater.pipeline import OpenSlots, Pipeline, Shell, stored_output
 from updater.plan import OwnFacts
 from updater.proof import ReadBackError, proof_of
 from updater.reuse import ask_for_metadata, find_reuse
+from updater.shelf import Shelf
 from updater.sources import copy_booted, deltas_of, images_of
 from updater.sparing import sparing_of
 
@@ -89,13 +92,14 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         ReadBackError: the disk does not hold what was written to it: see `make_again`.
         PartitionsError: the device refuses, fails or is mounted.
     """
-    metadata = _read_metadata(plan, download)
+    metadata = _read_metadata(plan, download, shell.shelf)
     _compare(metadata, plan.facts)
     _compare_sources(metadata.manifest, plan.facts)
     shell.begin()
     if not journal.next_operation:
         _clear(plan)
     with ExitStack() as stack:
+        stack.callback(shell.shelf.close)
         writers = {
             name: stack.enter_context(RegionWriter(region, booted=plan.booted))
             for name, region in _sized(plan, metadata.manifest).items()
@@ -103,9 +107,10 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
         sources = _sources(plan, metadata.manifest, writers, shell)
         images = stack.enter_context(images_of(sources))
         reuse = find_reuse(plan, metadata, download, journal, shell, stack)
+        shell.shelf.close()
         if reuse is None:
             download.expect([])
-        done = max(download.position, journal.spared)
+        done = max(metadata.header.data_offset, download.position, journal.spared)
         shell.priced(plan.size - done if reuse is None else reuse.cost)
         workers = plan.workers or os.cpu_count() or 1
         slots = OpenSlots(
@@ -138,7 +143,7 @@ def make_again(plan: Plan, download: PayloadBytes, number: int) -> None:
         DictionaryLostError: nor does the disk hold what it is made of.
         UpdaterError, PartitionsError: it cannot be made.
     """
-    metadata = _read_metadata(plan, download)
+    metadata = _read_metadata(plan, download, Shelf())
     manifest = metadata.manifest
     steps = list(manifest.steps())
     part, operation = steps[number].part, steps[number].operation
@@ -164,16 +169,29 @@ def make_again(plan: Plan, download: PayloadBytes, number: int) -> None:
         )
 
 
-def _read_metadata(plan: Plan, download: PayloadBytes) -> Metadata:
+def _read_metadata(plan: Plan, download: PayloadBytes, shelf: Shelf) -> Metadata:
+    """Take the metadata from the shelf, or fetch it and put it there; it is proven all the same."""
+
+    def read(source: Source) -> Metadata:
+        return read_metadata(
+            source,
+            payload_size=plan.size,
+            keys=plan.keys,
+            expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
+            accept=Accept.FULL if _is_full(plan.facts) else Accept.APPLICABLE,
+        )
+
+    kept = shelf.piece(0)
+    if kept is not None:
+        try:
+            return read(FileSource(io.BytesIO(kept)))
+        except ImagesError as error:
+            shelf.discard(0, error)
     ask_for_metadata(plan, download)
     download.seek(0)
-    return read_metadata(
-        download,
-        payload_size=plan.size,
-        keys=plan.keys,
-        expected_sha256=bytes.fromhex(plan.facts.metadata_sha256),
-        accept=Accept.FULL if _is_full(plan.facts) else Accept.APPLICABLE,
-    )
+    metadata = read(download)
+    shelf.add(0, metadata.raw + metadata.signature_blob)
+    return metadata
 
 
 def _clear(plan: Plan) -> None:

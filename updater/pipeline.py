@@ -39,6 +39,7 @@ from updater.held import LocalOutput, Origin
 from updater.outputs import Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
 from updater.reuse import DictionaryLostError, LocalMismatchError
+from updater.shelf import Shelf
 from updater.sources import images_of
 from updater.sparing import Work
 
@@ -112,6 +113,7 @@ class Shell:
         watch: raises when something else ends it.
         begin: called when the metadata is what was signed, before the first byte is written.
         priced: told how many bytes are to be fetched, when that is known; may refuse.
+        shelf: what an earlier attempt read of the payload beside its blobs.
     """
 
     keep_journal: Callable[[Journal], None]
@@ -120,6 +122,7 @@ class Shell:
     watch: Callable[[], None] = lambda: None
     begin: Callable[[], None] = lambda: None
     priced: Callable[[int], None] = lambda _: None
+    shelf: Shelf = field(default_factory=Shelf)
 
     def look(self) -> None:
         """Raise `DownloadStoppedError` when the install shall end, or what ends it."""

@@ -7,6 +7,7 @@ told what it will be asked for. Where nothing can be left out, nothing here chan
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -14,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from images.block_index import check_index_group
+from images.container import HEADER_SIZE
+from images.errors import BlobMismatchError
 from images.payload import CLEARS
 from updater.errors import UpdaterError
 from updater.held import (
@@ -132,9 +135,9 @@ def find_reuse(
     Args:
         plan: of a full payload; its passive regions are claimed.
         metadata: of the payload.
-        download: stands after the metadata.
+        download: stands after the metadata; at 0 when it was not asked for it.
         journal: operations that it names are written and not looked for.
-        shell: says when to stop.
+        shell: says when to stop; its shelf has what was read before.
         stack: closes the slots that are read.
 
     Returns:
@@ -146,7 +149,12 @@ def find_reuse(
         DeviceReadError: a slot cannot be read.
     """
     indexed = any(part.index is not None for part in metadata.manifest.parts)
-    if not (may_reuse(plan) and indexed and download.serves_ranges):
+    if not (may_reuse(plan) and indexed):
+        return None
+    if not download.position:  # the metadata was on the shelf, and no mirror was asked yet
+        download.expect([(0, HEADER_SIZE)])
+        download.read_exactly(HEADER_SIZE)
+    if not download.serves_ranges:
         return None
     search = _Search(plan, metadata, download, shell, stack)
     first = 0
@@ -193,7 +201,7 @@ class _Search:
         found = at_the_same_place(scan)
         left = [number for number in scan.open() if number not in found]
         groups = groups_for(part, left)
-        cost = sum(group.length for group in groups)
+        cost = sum(group.length for group in groups if self._piece(group) is None)
         if images and cost < sum(part.operations[number].data_length for number in left):
             found |= anywhere(scan, left, self._fetch(groups))
         self._outputs |= {first + number: output for number, output in found.items()}
@@ -245,20 +253,51 @@ class _Search:
         The signatures follow the index and are read with it: asked for together with blobs, a
         range would reach over the index again.
         """
+        kept = {group.offset: data for group in groups if (data := self._kept(group)) is not None}
+        missing = [group for group in groups if group.offset not in kept]
+        self._tail = self._tail or self._kept_tail()
         tail = [] if self._tail is not None else [self._tail_span()]
-        self._download.expect(coalesced([*(self._span(g.offset, g.length) for g in groups), *tail]))
-        result: list[tuple[IndexGroup, bytes]] = []
-        for group in groups:
-            self._download.seek(self._header.data_offset + group.offset)
-            data = self._download.read_exactly(group.length)
+        spans = [self._span(group.offset, group.length) for group in missing]
+        self._download.expect(coalesced([*spans, *tail]))
+        for group in missing:
+            start, end = self._span(group.offset, group.length)
+            self._download.seek(start)
+            data = self._download.read_exactly(end - start)
             check_index_group(group, data)
             self._index_bytes += len(data)
-            result.append((group, data))
+            kept[group.offset] = data
+            self._shell.shelf.add(start, data)
         if self._tail is None:
             start, end = self._tail_span()
             self._download.seek(start)
             self._tail = self._download.read_exactly(end - start)
-        return result
+            self._shell.shelf.add(start, self._tail)
+        return [(group, kept[group.offset]) for group in groups]
+
+    def _piece(self, group: IndexGroup) -> bytes | None:
+        return self._shell.shelf.piece(self._header.data_offset + group.offset)
+
+    def _kept(self, group: IndexGroup) -> bytes | None:
+        """Return a group that an earlier attempt read, compared with its hash."""
+        data = self._piece(group)
+        if data is not None:
+            try:
+                check_index_group(group, data)
+            except BlobMismatchError as error:
+                self._shell.shelf.discard(self._header.data_offset + group.offset, error)
+                return None
+        return data
+
+    def _kept_tail(self) -> bytes | None:
+        """Return the signatures message that an earlier attempt read, compared with its hash."""
+        start, _ = self._tail_span()
+        data, facts = self._shell.shelf.piece(start), self._plan.facts
+        if data is None or isinstance(facts, OwnFacts):
+            return None
+        if hashlib.sha256(data).hexdigest() != facts.signatures_sha256:
+            self._shell.shelf.discard(start, "the signatures message is another one")
+            return None
+        return data
 
     def _tail_span(self) -> Span:
         return self._span(self._manifest.data_bytes, self._manifest.signatures_size)

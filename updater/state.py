@@ -6,6 +6,7 @@ an order not to reboot: as long as its file is there the node is held, readable 
 
     state.json     lifecycle, the update under way, what each slot holds
     journal.json   how far the install of that update is flushed
+    shelf.bin      metadata and block index of its payload, to be checked when read (bounded)
     floor.json     the lowest rollback index this node still accepts
     denied.json    versions that failed here or that a person rolled back from
     hold.json      a person's order not to reboot; written without the engine's lock
@@ -38,6 +39,8 @@ from updater.trial_marker import TrialMarker, decode_marker
 log = logging.getLogger(__name__)
 
 STATE_MAX_BYTES: Final = 1024 * 1024  # our own files; more is damage
+SHELF_FILE: Final = "shelf.bin"
+SHELF_FILE_MAX_BYTES: Final = 9 * 1024 * 1024  # its pieces have 8 MiB at most
 HISTORY_MAX_LINES: Final = 1000
 HISTORY_KEPT_LINES: Final = 500
 DENIED_MAX: Final = 64
@@ -298,6 +301,13 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
     kept: Count = 0
 
 
+class Pieces(msgspec.Struct, frozen=True, kw_only=True):
+    """Pieces of a payload, by the offset of their first byte; of another one they are void."""
+
+    identity: str
+    pieces: dict[int, bytes]
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """One Omaha event that the server has yet to hear."""
 
@@ -355,8 +365,33 @@ class Store:
         self._write("journal.json", msgspec.json.encode(journal))
 
     def drop_journal(self) -> None:
-        """Forget the install journal, durably."""
+        """Forget the install journal, durably, and what is kept of its payload."""
         self._drop("journal.json")
+        self.drop_pieces()
+
+    def read_pieces(self, identity: str) -> dict[int, bytes]:
+        """Return what is kept of the payload of that identity: nobody vouches for it any more."""
+        data = self._read_bytes(SHELF_FILE, most=SHELF_FILE_MAX_BYTES)
+        if data is None:
+            return {}
+        try:
+            kept = msgspec.msgpack.decode(data, type=Pieces)
+        except _NONSENSE as error:
+            self._warn_of(SHELF_FILE, error)
+            return {}
+        return kept.pieces if kept.identity == identity else {}
+
+    def write_pieces(self, identity: str, pieces: dict[int, bytes]) -> None:
+        """Keep pieces of a payload, in the place of all that is kept of any."""
+        kept = Pieces(identity=identity, pieces=pieces)
+        self._write(SHELF_FILE, msgspec.msgpack.encode(kept))
+
+    def drop_pieces(self) -> None:
+        """Forget what is kept of a payload; what cannot be removed does no harm, and is said."""
+        try:
+            self._drop(SHELF_FILE)
+        except StateError as error:
+            log.warning("not removed code=%s why=%s", error.code, error)
 
     def read_traffic(self) -> Traffic:
         """Return what was fetched so far; nothing when that is not known."""
@@ -510,15 +545,18 @@ class Store:
         try:
             return msgspec.json.decode(data, type=kind)
         except _NONSENSE as error:
-            path = self._folder / name
-            log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
+            self._warn_of(name, error)
             return None
 
-    def _read_bytes(self, name: str) -> bytes | None:
+    def _warn_of(self, name: str, error: Exception) -> None:
+        path = self._folder / name
+        log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
+
+    def _read_bytes(self, name: str, *, most: int = STATE_MAX_BYTES) -> bytes | None:
         path = self._folder / name
         try:
             with path.open("rb") as file:
-                return file.read(STATE_MAX_BYTES + 1)
+                return file.read(most + 1)
         except FileNotFoundError:
             return None
         except OSError as error:

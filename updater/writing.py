@@ -26,6 +26,7 @@ from updater.politeness import polite
 from updater.progress import Progress
 from updater.proof import ReadBackError
 from updater.reuse import DictionaryLostError, LocalMismatchError
+from updater.shelf import shelf_of
 from updater.source_watch import SourceWatch
 from updater.state import Journal
 
@@ -99,6 +100,9 @@ def _write_from_any(
         meter = Meter(node, plan, journal.downloaded, counted_as)
         with _source(node, plan, left, meter) as download:
             shell = _shell(node, plan, journal, download, meter, watch, version=version)
+            if isinstance(download, Download):  # of a file nothing is fetched
+                shelf = shelf_of(node.store, plan.identity, begun=kept.sha256 == plan.identity)
+                shell = dataclasses.replace(shell, shelf=shelf)
             try:
                 return _write_and_judge(node, plan, download, journal, shell, left)
             except LocalMismatchError as error:
@@ -203,6 +207,7 @@ def _void(node: Node, plan: Plan) -> None:
     journal = node.store.read_journal()
     if journal is not None and journal.sha256 == plan.identity:
         node.store.write_journal(msgspec.structs.replace(journal, next_operation=0, spared=0))
+        node.store.drop_pieces()
 
 
 def _files_are_whole(plan: Plan) -> bool:

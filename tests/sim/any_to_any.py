@@ -27,7 +27,8 @@ from updater.download import Download, Patience
 from updater.install import WrittenSlot, verify_slot, write_slot
 from updater.pipeline import Shell
 from updater.plan import Plan
-from updater.state import Journal
+from updater.shelf import Shelf, shelf_of
+from updater.state import Journal, Store
 from updater.trust.fetcher import open_session
 
 BLOCK = 4096
@@ -106,6 +107,7 @@ class Disk:
     Attributes:
         noted: the journals that were kept, in order.
         done: what was told of the progress.
+        store: the state folder that keeps metadata between attempts; None for none.
     """
 
     folder: Path
@@ -117,6 +119,7 @@ class Disk:
     reuse: bool = True
     noted: list[Journal] = field(default_factory=list)
     done: list[int] = field(default_factory=list)
+    store: Store | None = None
 
     def __post_init__(self) -> None:
         self.path = self.folder / "disk.img"
@@ -173,7 +176,12 @@ class Disk:
         plan = plan or self.plan()
         journal = Journal(sha256=plan.sha256, slot="b", next_operation=next_operation)
         stop = threading.Event()
-        shell = Shell(keep_journal=self.noted.append, progress=self.done.append, stop=stop)
+        shelf = Shelf()
+        if self.store is not None:
+            shelf = shelf_of(self.store, plan.identity, begun=bool(self.requests))
+        shell = Shell(
+            keep_journal=self.noted.append, progress=self.done.append, stop=stop, shelf=shelf
+        )
         with self._served() as mirror, self._download(mirror, plan, stop) as download:
             try:
                 written = write_slot(plan, download, journal, shell)

@@ -36,15 +36,18 @@ class Fuse:
     Attributes:
         at: the step that never happens.
         steps: what happened, in order.
+        burnt: the step that did not happen. What is tried on the way out is not it.
     """
 
     at: int = NEVER
     steps: list[str] = field(default_factory=list)
+    burnt: str = ""
 
     def burn(self, step: str) -> None:
         """Pass one step, or end everything."""
         if len(self.steps) >= self.at:
-            raise LifeEndsError(step)
+            self.burnt = self.burnt or step
+            raise LifeEndsError(self.burnt)
         self.steps.append(step)
 
 

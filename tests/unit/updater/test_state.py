@@ -20,6 +20,7 @@ from updater.state import (
     HISTORY_KEPT_LINES,
     HISTORY_MAX_LINES,
     REPORTS_MAX,
+    SHELF_FILE,
     STATE_MAX_BYTES,
     Failure,
     Journal,
@@ -270,6 +271,32 @@ def test_a_torn_line_of_the_history_is_skipped(store: Store) -> None:
     assert [entry["what"] for entry in store.history()] == ["first", "second"]
 
 
+def test_pieces_of_a_payload_are_void_for_another_and_go_with_the_journal(store: Store) -> None:
+    pieces = {0: b"\x00metadata\xff", 70_000_000_000: b""}
+    store.write_journal(JOURNAL)
+    store.write_pieces("one", pieces)
+    assert Store(store.folder).read_pieces("one") == pieces
+    assert store.read_pieces("two") == {}
+    store.drop_journal()
+    assert store.read_pieces("one") == {}
+    assert list(store.folder.iterdir()) == []
+
+
+def test_damaged_pieces_of_a_payload_are_taken_as_lost(store: Store) -> None:
+    store.write_pieces("one", {0: b"metadata"})
+    whole = (store.folder / SHELF_FILE).read_bytes()
+    for damage in (*DAMAGE.values(), whole[:-1], whole + b"x", whole.replace(b"pieces", b"pieses")):
+        (store.folder / SHELF_FILE).write_bytes(damage)
+        assert store.read_pieces("one") == {}
+
+
+def test_pieces_that_cannot_be_removed_keep_nobody_from_ending_an_update(store: Store) -> None:
+    store.write_journal(JOURNAL)
+    (store.folder / SHELF_FILE).mkdir()
+    store.drop_journal()
+    assert store.read_journal() is None
+
+
 def test_dropping_a_journal_that_is_not_there_is_no_error(store: Store) -> None:
     store.drop_journal()
     store.write_journal(JOURNAL)
@@ -281,6 +308,7 @@ WRITERS: Final[dict[str, Callable[[Store], None]]] = {
     "state": lambda store: store.write_state(MEMORY),
     "journal": lambda store: store.write_journal(JOURNAL),
     "no journal": lambda store: store.drop_journal(),
+    "pieces": lambda store: store.write_pieces("one", {0: b"metadata"}),
     "floor": lambda store: store.raise_floor(9),
     "denied": lambda store: store.deny("3.0.0", failure("3.0.0")),
     "allowed": lambda store: store.allow("2.0.0"),
