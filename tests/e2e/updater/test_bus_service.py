@@ -54,6 +54,7 @@ MEMBERS = {
     "UpdateKind": ("property", "s"),
     "UpdateCost": ("property", "x"),
     "UpdateLeftOut": ("property", "s"),
+    "UpdateWholeOn": ("property", "s"),
     "WaitingCode": ("property", "s"),
     "WaitingSentence": ("property", "s"),
     "JobDone": ("signal", "uissss"),

@@ -97,3 +97,9 @@ def test_progress_is_told_by_the_percent() -> None:
 def test_an_attempt_that_begins_is_told_as_checking() -> None:
     told = compatible_status(facts(), CompatibleStatus(), begins=True)
     assert told.current_operation == "UPDATE_STATUS_CHECKING_FOR_UPDATE"
+
+
+def test_the_day_on_which_a_spread_payload_is_whole_is_told() -> None:
+    spread = update(10) | {"whole_on": "2026-11-30"}
+    assert properties(facts(update=spread), engine_version="1")["UpdateWholeOn"] == "2026-11-30"
+    assert properties(facts(update=update(10)), engine_version="1")["UpdateWholeOn"] == ""
