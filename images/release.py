@@ -85,6 +85,8 @@ class PayloadFacts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         block_size: bytes of a block.
         partitions: the images that it makes, each once.
         source: for a delta only.
+        recoded_bytes: bytes that a delta packs again (SOURCE_RECODE), which takes a node's CPU: as
+            many as are packed, not as they are in the image. None where that is not said.
     """
 
     schema: Literal["bascule.payload/1"] = PAYLOAD_SCHEMA
@@ -102,6 +104,7 @@ class PayloadFacts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     created: Instant
     partitions: Annotated[tuple[PartFacts, ...], Meta(min_length=1, max_length=64)]
     source: SourceFacts | None = None
+    recoded_bytes: Count | None = None
 
     def __post_init__(self) -> None:
         if (self.kind == "delta") != (self.source is not None):
@@ -297,6 +300,7 @@ def facts_of(  # noqa: PLR0913  # as many as a release has facts
     }
     if is_delta:
         raw["source"] = {"version": source_version, "partitions": sources_of(metadata.manifest)}
+        raw["recoded_bytes"] = recoded_bytes(metadata.manifest) or None  # old nodes read the rest
     return parse_payload_facts(raw)
 
 
@@ -307,6 +311,17 @@ def sources_of(manifest: Manifest) -> list[dict[str, object]]:
         for part in manifest.parts
         if part.old_size and part.old_sha256 is not None
     ]
+
+
+def recoded_bytes(manifest: Manifest) -> int:
+    """Return how many bytes the operations of a payload pack again."""
+    return sum(
+        segment.unpacked
+        for part in manifest.parts
+        for operation in part.operations
+        for segment in operation.output_segments
+        if segment.coder is not None
+    )
 
 
 def _parse(

@@ -31,6 +31,10 @@ STEPS: Final[Mapping[str, Condition]] = MappingProxyType(
     {
         "now": Condition("The next step is due and is taken by the service."),
         "idle": Condition("Nothing newer is wanted and no check is planned.", "`bascule check`."),
+        "recode-limit": Condition(
+            "Deltas that take much CPU time here are left out: download.recode_max_mib.",
+            "Nothing to do: another payload is taken, which may cost more bytes.",
+        ),
         "check-later": Condition("The next check is not due yet.", "`bascule check` asks now."),
         "checks-automatic": Condition("The service checks by itself."),
         "checks-manual": Condition(

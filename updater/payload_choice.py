@@ -76,10 +76,13 @@ class Policy:
 
     Attributes:
         deltas: whether deltas are taken at all.
+        recode_max: bytes that a delta may pack again, which takes CPU time; 0 for no limit. One
+            that does not say how many it packs counts as one that packs none.
         limits: every limit of bytes in force; none for no limit.
     """
 
     deltas: bool = True
+    recode_max: int = 0
     limits: tuple[Allowance, ...] = ()
 
 
@@ -92,7 +95,8 @@ def choose(
 ) -> Choice:
     """Return the payload to fetch.
 
-    1. A delta counts only where deltas are taken and the booted slot holds what it starts from.
+    1. A delta counts only where deltas are taken, it packs no more again than it may, and the
+       booted slot holds what it starts from.
     2. One that failed here does not count; when all of them did, they are tried again.
     3. The cheapest counts; of two at one price the full one, which needs nothing else to be right.
     4. It must be within every limit. What costs more is beyond them then, too; but one whose true
@@ -113,7 +117,7 @@ def choose(
     left_out: list[str] = []
     usable: list[Priced] = []
     for priced in payloads:
-        why = _unsuitable(priced.payload, held, deltas=policy.deltas)
+        why = _unsuitable(priced.payload, held, policy)
         left_out.append(why) if why else usable.append(priced)
     if not usable:
         raise NoUsablePayloadError(f"there is no full payload; {'; '.join(left_out)}")
@@ -187,11 +191,17 @@ def named(payload: PayloadTarget) -> str:
     return f"{what} ({mb(payload.size)})"
 
 
-def _unsuitable(payload: PayloadTarget, held: Mapping[str, Held], *, deltas: bool) -> str:
+def _unsuitable(payload: PayloadTarget, held: Mapping[str, Held], policy: Policy) -> str:
     if payload.facts.kind == "full":
         return ""
-    if not deltas:
+    if not policy.deltas:
         return f"{named(payload)}: download.deltas is false"
+    recoded = payload.facts.recoded_bytes or 0
+    if policy.recode_max and recoded > policy.recode_max:
+        return (
+            f"{named(payload)}: it packs {mb(recoded)} again, download.recode_max_mib allows"
+            f" {mb(policy.recode_max)}"
+        )
     why = differences(payload.facts, held)
     return f"{named(payload)}: {why}" if why else ""
 

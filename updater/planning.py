@@ -71,7 +71,11 @@ def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> tuple[Cho
     choice = choose(
         [_priced(node, payload) for payload in payloads],
         held=reading.parts,
-        policy=Policy(deltas=deltas, limits=() if settled else in_force),
+        policy=Policy(
+            deltas=deltas,
+            recode_max=node.settings.download.recode_max_mib * MIB,
+            limits=() if settled else in_force,
+        ),
         spoiled=memory.spoiled,
     )
     return choice, reading.fresh

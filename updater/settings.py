@@ -121,6 +121,7 @@ class DownloadSettings(_Section, frozen=True):
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 5
     io_priority: Literal["normal", "low", "idle"] = "low"
     deltas: bool = True
+    recode_max_mib: Mebibytes = 0
     max_mib_per_update: Mebibytes = 0
     max_mib_per_day: Mebibytes = 0
     metered: bool = False

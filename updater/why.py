@@ -136,6 +136,10 @@ def _of_updates(node: Node, memory: NodeState) -> Iterator[dict[str, Any]]:
     if node.settings.updates.automatic and due is not None and due > node.clock():
         yield _row("update", "check-later", "the next check is not due", is_open=False, until=due)
     yield from _budgets(node, memory)
+    if node.settings.download.recode_max_mib:
+        most = node.settings.download.recode_max_mib
+        sentence = f"deltas that pack more than {most} MiB again are not taken"
+        yield _row("update", "recode-limit", sentence, is_open=True)
     if memory.last_failure is not None:
         failure = memory.last_failure
         sentence = f"the last failure: {failure.sentence}"

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import bsdiff4
+import msgspec
 
 from images.proto import payload_pb2 as pb
 from images.release import encode_payload_facts, facts_of, tuf_payload_path
@@ -49,9 +50,18 @@ def apart(old: bytes, new: bytes) -> bytes:
 
 
 def release_delta(
-    world: World, source: str, version: str, *, data: bytes | None = None, rollback_index: int = 2
+    world: World,
+    source: str,
+    version: str,
+    *,
+    data: bytes | None = None,
+    rollback_index: int = 2,
+    recoded_bytes: int | None = None,
 ) -> str:
-    """Sign a delta beside the full payload of a release, promote it, serve it; return its name."""
+    """Sign a delta beside the full payload of a release, promote it, serve it; return its name.
+
+    `recoded_bytes` is what its facts say; it packs nothing again.
+    """
     data = data or apart(world.image_bytes(source), world.image_bytes(version))
     file = world.folder / f"{source}-{version}.crau"
     file.write_bytes(data)
@@ -65,6 +75,7 @@ def release_delta(
         created=datetime(2026, 1, 1, tzinfo=UTC),
         source_version=source,
     )
+    facts = msgspec.structs.replace(facts, recoded_bytes=recoded_bytes)
     path = world.repository.add_release(
         version, kind=f"delta-from-{source}", content=data, custom=encode_payload_facts(facts)
     )

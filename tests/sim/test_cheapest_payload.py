@@ -35,7 +35,7 @@ from updater.engine import Engine
 from updater.lifecycle import State
 from updater.node import Node
 from updater.payload_choice import Held
-from updater.shown import status
+from updater.shown import status, status_lines
 from updater.verbs import perform
 
 MIB = 1024 * 1024
@@ -464,6 +464,19 @@ class TestMeteredLink:
         update(fresh(world, metered="true", metered_max_mib="1"))
         require_installed(world, kind="delta")
         assert world.payloads.sent == delta_size(world)
+
+
+class TestADeltaThatPacksBytesAgain:
+    @pytest.mark.parametrize(("most", "kind"), [("1", "full"), ("2", "delta"), ("0", "delta")])
+    def test_is_left_out_where_it_packs_more_than_it_may_and_that_is_said(
+        self, world: World, most: str, kind: str
+    ) -> None:
+        release_delta(world, "1.0.0", "2.0.0", recoded_bytes=2 * MIB)
+        update(fresh(world, recode_max_mib=most))
+        require_installed(world, kind=kind)
+        lines = "\n".join(status_lines(status(world.node())))
+        assert ("not taken: the delta from 1.0.0" in lines) is (kind == "full")
+        assert ("it packs 2.1 MB again, download.recode_max_mib" in lines) is (kind == "full")
 
 
 class TestWithARealDesk:

@@ -6,17 +6,19 @@ import random
 import shutil
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from images import coders, delta_recode
+from images import coders, delta_recode, recode
 from images.apply import apply_file
 from images.assemble import Built
 from images.coders import coder_of
 from images.delta import build_delta
 from images.errors import CoderMissingError
 from images.reader import verify_file
+from images.release import PayloadFacts, encode_payload_facts, facts_of
 from tests.sim.coders import need_coders
 
 MIB = 1024 * 1024
@@ -130,6 +132,49 @@ def test_what_is_packed_is_changed_where_it_is_unpacked(
         tmp_path / "plain", {"usr": tmp_path / "out"}, sources={"usr": tmp_path / "old.image"}
     )
     assert (tmp_path / "out").read_bytes() == (tmp_path / "new.image").read_bytes()
+
+
+def facts(delta: Path) -> PayloadFacts:
+    return facts_of(
+        delta,
+        product="p",
+        board="b",
+        version="2.0",
+        rollback_index=0,
+        min_engine="0.1.0",
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        source_version="1.0",
+    )
+
+
+@pytest.mark.parametrize("make", [squashfs, lz4_erofs])
+def test_its_facts_say_how_many_bytes_it_packs_again(
+    make: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as the coders are really given when it is carried out."""
+    images(tmp_path, make)
+    build(tmp_path)
+    given: list[int] = []
+    real = coders.pack
+
+    def pack(*arguments: object, taken: int, **more: object) -> object:
+        given.append(taken)
+        return real(*arguments, taken=taken, **more)  # type: ignore[arg-type]  # passed on
+
+    monkeypatch.setattr(recode, "pack", pack)
+    apply_file(
+        tmp_path / "delta", {"usr": tmp_path / "out"}, sources={"usr": tmp_path / "old.image"}
+    )
+    assert facts(tmp_path / "delta").recoded_bytes == sum(given) > 500_000
+
+
+def test_facts_without_a_byte_packed_again_are_as_they_were(tmp_path: Path) -> None:
+    """A node of before refuses a field that it does not know."""
+    images(tmp_path, squashfs)
+    build(tmp_path, compat=True)
+    made = facts(tmp_path / "delta")
+    assert made.recoded_bytes is None
+    assert "recoded_bytes" not in encode_payload_facts(made)
 
 
 def test_a_compat_delta_packs_nothing_again(tmp_path: Path) -> None:

@@ -45,10 +45,19 @@ def full(cost: int) -> Priced:
     return Priced(payload=payload("full", cost), cost=cost)
 
 
-def delta(cost: int, *, sha256: str = OLD, source: str = "1.0.0", part: str = "usr") -> Priced:
+def delta(
+    cost: int,
+    *,
+    sha256: str = OLD,
+    source: str = "1.0.0",
+    part: str = "usr",
+    **facts: object,
+) -> Priced:
     start = {"version": source, "partitions": [{"name": part, "size": 4096, "sha256": sha256}]}
     made = [{"name": part, "size": 4096, "sha256": OTHER}]
-    target = payload(f"delta-from-{source}", cost, kind="delta", source=start, partitions=made)
+    target = payload(
+        f"delta-from-{source}", cost, kind="delta", source=start, partitions=made, **facts
+    )
     return Priced(payload=target, cost=cost)
 
 
@@ -74,6 +83,35 @@ def test_the_cheaper_one_is_taken() -> None:
 
 def test_a_delta_that_costs_more_than_the_full_payload_is_not_taken() -> None:
     assert pick(full(100), delta(101)).best == full(100)
+
+
+class TestWhatADeltaPacksAgain:
+    RULE = Policy(recode_max=40 * 2**20)
+
+    def test_leaves_it_out_beyond_the_limit_and_is_said(self) -> None:
+        choice = pick(
+            full(300_000_000), delta(33_000_000, recoded_bytes=173_872_288), policy=self.RULE
+        )
+        assert choice.best == full(300_000_000)
+        (why,) = choice.left_out
+        assert why == (
+            "the delta from 1.0.0 (33.0 MB): it packs 173.9 MB again, download.recode_max_mib"
+            " allows 41.9 MB"
+        )
+
+    @pytest.mark.parametrize("recoded", [40 * 2**20, 0, None])
+    def test_does_not_matter_within_it_or_where_old_facts_do_not_say(
+        self, recoded: int | None
+    ) -> None:
+        found = pick(full(100), delta(10, recoded_bytes=recoded), policy=self.RULE)
+        assert found.left_out == ()
+
+    def test_does_not_matter_without_a_limit(self) -> None:
+        assert pick(full(100), delta(10, recoded_bytes=2**40)).left_out == ()
+
+    def test_is_not_taken_for_want_of_another_payload(self) -> None:
+        with pytest.raises(NoUsablePayloadError, match=r"packs 173\.9 MB again"):
+            pick(delta(10, recoded_bytes=173_872_288), policy=self.RULE)
 
 
 def test_of_two_at_one_price_it_is_the_full_payload() -> None:

@@ -448,6 +448,8 @@ class TestLimitsOfDownloads:
         sentence = refusal(tmp_path, f'{WHOLE}[download]\nmetered_file = "metered"\n')
         assert "download.metered_file must be an absolute path, or empty" in sentence
 
-    @pytest.mark.parametrize("key", ["max_mib_per_update", "max_mib_per_day", "metered_max_mib"])
+    @pytest.mark.parametrize(
+        "key", ["max_mib_per_update", "max_mib_per_day", "metered_max_mib", "recode_max_mib"]
+    )
     def test_a_limit_below_zero_is_refused(self, tmp_path: Path, key: str) -> None:
         assert key in refusal(tmp_path, f"{WHOLE}[download]\n{key} = -1\n")

@@ -197,6 +197,13 @@ class TestConditions:
             "permit-none": True,
         }
 
+    def test_of_a_node_that_leaves_deltas_out(self, world: World) -> None:
+        world.write_settings(retries="2\nrecode_max_mib = 40")
+        facts = explain(booted(world))
+        assert rows(facts, "update")["recode-limit"] is True
+        (told,) = (r["sentence"] for r in facts["conditions"] if r["code"] == "recode-limit")
+        assert told == "deltas that pack more than 40 MiB again are not taken"
+
     def test_of_a_node_that_is_held(self, world: World) -> None:
         node = held(world)
         end = node.clock() + timedelta(hours=4)
