@@ -13,6 +13,7 @@ import pytest
 from images.proto import payload_pb2 as pb
 from images.release import tuf_payload_path
 from images.signing import TrustedKeys
+from images.source import Gathered
 from partitions.errors import DeviceReadError
 from partitions.slots import Region, Slot
 from server.channels import promote_channel
@@ -159,6 +160,21 @@ def test_a_booted_slot_that_changes_after_the_plan_ends_the_install_of_the_delta
     assert world.payloads.sent < full_size(world)  # what is here is not fetched
     (entry,) = history(node, "delta left out")
     assert entry["code"] == "source-mismatch"
+
+
+def test_a_change_that_no_operation_notices_is_found_by_reading_the_booted_slot_beside_them(
+    world: World, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert perform(node, "check", {}, by="test")["kind"] == "delta"
+    spoil_booted(world, node)
+    monkeypatch.setattr(Gathered, "check", lambda _self: None)
+    monkeypatch.setattr(Gathered, "compare", lambda _self, _data: None)
+
+    update(world.node())
+
+    require_installed(world, kind="full")
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == "source-mismatch"  # neither the payload nor the disk is to blame
 
 
 @pytest.mark.usefixtures("node")
