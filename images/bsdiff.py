@@ -1,4 +1,7 @@
-"""Carries out a BSDIFF40 patch (payload.md 4), in bounded memory. Making patches is not here.
+"""Carries out a patch in bounded memory. Making patches is not here.
+
+A patch is a BSDIFF40 (payload.md 4), or one of ours: the same, but for its magic and for its three
+streams, which are xz instead of bzip2.
 
 A patch is hostile until it is applied: each number in it is checked before it is used. The three
 streams are unpacked as they are needed, the source is read where the patch says; only the output
@@ -8,6 +11,7 @@ is held whole, by the caller.
 from __future__ import annotations
 
 import bz2
+import lzma
 import struct
 from collections.abc import Iterator
 from typing import Final, Protocol
@@ -17,6 +21,7 @@ from bsdiff4 import core
 from images.errors import OperationOutputError, OperationUnsupportedError
 
 MAGIC: Final = b"BSDIFF40"
+XZ_MAGIC: Final = b"BSDIFFXZ"  # ours
 NEWER_MAGIC: Final = b"BSDF2"  # three bytes follow: how each stream is packed
 HEADER_SIZE: Final = 32  # bytes: the magic and three numbers
 PIECE_SIZE: Final = 64 * 1024  # bytes taken from a stream at once
@@ -25,12 +30,23 @@ PIECE_SIZE: Final = 64 * 1024  # bytes taken from a stream at once
 BATCH_SIZE: Final = 256 * 1024
 _BATCH_SPAN: Final = 512 * 1024
 # Bytes that a patch holds besides blob and output: three bzip2 streams at their largest block
-# (3.7 MiB each, bzip2's manual 1.4), and what a batch reads and makes.
+# (3.7 MiB each, bzip2's manual 1.4) or three xz streams with dictionaries of these sizes, and
+# what a batch reads and makes.
 WORK_BYTES: Final = 13 * 1024 * 1024
+XZ_DICTIONARIES: Final = (1024 * 1024, 4 * 1024 * 1024, 4 * 1024 * 1024)  # control, diff, extra
+_XZ_MORE: Final = 512 * 1024  # bytes that xz holds besides
 _IDLE_STEPS_MAX: Final = 1024  # control entries beyond one an output byte: they make nothing
 _FAR: Final = 1 << 48  # bytes; no source is so large, and what is counted so far fits in 64 bits
 _SIGN: Final = 1 << 63
 _ENTRY: Final = struct.Struct("<QQQ")
+
+
+_Unpacker = bz2.BZ2Decompressor | lzma.LZMADecompressor
+
+
+def is_patch(blob: bytes | memoryview) -> bool:
+    """Tell whether a blob says that it is a patch that we read."""
+    return bytes(blob[: len(MAGIC)]) in {MAGIC, XZ_MAGIC}
 
 
 class Readable(Protocol):
@@ -176,12 +192,12 @@ def _pieces(size: int) -> Iterator[int]:
 
 
 class _Stream:
-    """One bzip2 stream of the container, unpacked piece by piece."""
+    """One stream of the container, unpacked piece by piece."""
 
-    def __init__(self, name: str, packed: memoryview) -> None:
+    def __init__(self, name: str, packed: memoryview, decompressor: _Unpacker) -> None:
         self._name = name
         self._packed = packed
-        self._decompressor = bz2.BZ2Decompressor()
+        self._decompressor = decompressor
         self._ready = b""
         self._taken = 0  # bytes of `_ready`
 
@@ -211,7 +227,7 @@ class _Stream:
                 raise OperationOutputError(f"the {self._name} stream of a patch is cut off")
         try:
             return self._decompressor.decompress(packed, PIECE_SIZE)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, lzma.LZMAError) as error:
             raise OperationOutputError(
                 f"the {self._name} stream of a patch cannot be unpacked: {error}"
             ) from error
@@ -222,7 +238,7 @@ def _streams(patch: memoryview, output_size: int) -> tuple[_Stream, _Stream, _St
     magic = bytes(patch[: len(MAGIC)])
     if magic.startswith(NEWER_MAGIC):
         raise OperationUnsupportedError("a patch is of the container BSDF2, we read BSDIFF40")
-    if magic != MAGIC or len(patch) < HEADER_SIZE:
+    if not is_patch(patch) or len(patch) < HEADER_SIZE:
         raise OperationOutputError(f"a patch of {len(patch)} bytes begins with {magic!r}")
     control, diff, new = map(_signed, _ENTRY.unpack(patch[len(MAGIC) : HEADER_SIZE]))
     if control < 0 or diff < 0 or HEADER_SIZE + control + diff > len(patch):
@@ -233,10 +249,18 @@ def _streams(patch: memoryview, output_size: int) -> tuple[_Stream, _Stream, _St
         raise OperationOutputError(f"a patch makes {new} bytes, not {output_size}")
     diff_start = HEADER_SIZE + control
     extra_start = diff_start + diff
+    unpackers: list[_Unpacker] = (
+        [bz2.BZ2Decompressor() for _ in XZ_DICTIONARIES]
+        if magic == MAGIC
+        else [
+            lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=size + _XZ_MORE)
+            for size in XZ_DICTIONARIES
+        ]
+    )
     return (
-        _Stream("control", patch[HEADER_SIZE:diff_start]),
-        _Stream("diff", patch[diff_start:extra_start]),
-        _Stream("extra", patch[extra_start:]),
+        _Stream("control", patch[HEADER_SIZE:diff_start], unpackers[0]),
+        _Stream("diff", patch[diff_start:extra_start], unpackers[1]),
+        _Stream("extra", patch[extra_start:], unpackers[2]),
     )
 
 

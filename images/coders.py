@@ -20,7 +20,7 @@ from typing import Final
 
 from typing_extensions import override
 
-from images import zstd_jobs
+from images import gzip_members, zstd_jobs
 from images.errors import CoderMissingError, OperationOutputError
 from images.frames import pointer
 
@@ -37,11 +37,13 @@ FRAME_UNPACKED_MAX: Final = 256 * 1024 * 1024  # bytes of a frame that is unpack
 FRAME_WINDOW_LOG: Final = 22  # 4 MiB: of the frames whose jobs are packed again
 FRAME_BYTES: Final = 7 * 1024 * 1024  # that such a frame's reader holds: window, two pieces, tables
 # Bytes that a coder holds besides in- and output. Of zstd: four tables at most of four bytes for
-# each byte of its window, and 1.7 MiB; measured at every level. lz4's tables take 256 KiB. A job's
-# tables are those of a window of 4 MiB, 13 MiB at level 9; it copies its input as it takes it.
+# each byte of its window, and 1.7 MiB; measured at every level. lz4's tables and zlib's take
+# 256 KiB. A job's tables are those of a window of 4 MiB, 13 MiB at level 9; it copies its input as
+# it takes it.
 _ZSTD_TABLES: Final = 16  # bytes for each byte of a window
 _ZSTD_BYTES: Final = 2 * 1024 * 1024
-_LZ4_BYTES: Final = 512 * 1024
+_SMALL_BYTES: Final = 512 * 1024  # lz4's tables, and zlib's
+_GZIP_BYTES: Final = 4 * 1024 * 1024
 _JOB_BYTES: Final = 20 * 1024 * 1024
 LEVEL_MAX: Final = 22
 _PIECE_SIZE: Final = 1024 * 1024  # bytes unpacked at once
@@ -65,11 +67,23 @@ class Function(enum.Enum):
     LZ4_HC_FILL = "LZ4_compress_HC_destSize"  # fills the room; zeros before it make up the rest
     ZSTD = "ZSTD_compressCCtx"
     ZSTD_JOB = "ZSTD_compressStream2"  # a part of a frame, as one of zstd's threads packs it
+    DEFLATE = "deflate"  # a gzip file, by zlib
+    GZIP = "gzip"  # the same, by the program
 
     @property
     def library(self) -> str:
-        """Return the library that has it."""
-        return "zstd" if self in {Function.ZSTD, Function.ZSTD_JOB} else "lz4"
+        """Return the library that has it; gzip is a program."""
+        return _LIBRARIES[self]
+
+
+_LIBRARIES: Final = {
+    Function.LZ4_HC: "lz4",
+    Function.LZ4_HC_FILL: "lz4",
+    Function.ZSTD: "zstd",
+    Function.ZSTD_JOB: "zstd",
+    Function.DEFLATE: "zlib",
+    Function.GZIP: "gzip",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +117,8 @@ def coder_of(function: Function, level: int) -> Coder:
     """
     version = _version(function.library)
     if version is None:
-        raise CoderMissingError(f"this system has no {_VERSIONS[function.library][0]}")
+        name, _ = _VERSIONS.get(function.library, (function.library, ""))
+        raise CoderMissingError(f"this system has no {name}")
     return Coder(
         function=function,
         version=version,
@@ -157,7 +172,7 @@ def pack(
         made = zstd_jobs.packed(data, level, behind=behind, size=size, spent=spent)
         used = len(data) - behind
     else:
-        made, used = (_zstd if function is Function.ZSTD else _lz4)(data, level), len(data)
+        made, used = _PACKERS[function](data, level), len(data)
     if used != taken or len(made) != size:
         raise OperationOutputError(
             f"{function.value} packs {used} bytes into {len(made)}, not {taken} into {size}"
@@ -171,7 +186,9 @@ def pack_bytes(function: Function, unpacked: int, packed: int) -> int:
         return _JOB_BYTES + 2 * packed
     if function is Function.ZSTD:
         return _ZSTD_BYTES + (_ZSTD_TABLES << max(0, unpacked - 1).bit_length()) + packed
-    return _LZ4_BYTES + packed
+    if function is Function.GZIP:  # its process, what came out of it in pieces, and all of it
+        return _GZIP_BYTES + 2 * packed
+    return _SMALL_BYTES + packed
 
 
 def unpack(function: Function, packed: Bytes, limit: int) -> bytes | bytearray:
@@ -185,6 +202,8 @@ def unpack(function: Function, packed: Bytes, limit: int) -> bytes | bytearray:
         return _unpack_zstd(packed, limit)
     if function is Function.ZSTD_JOB:
         return unpack_frame(packed, 0, limit)
+    if function in {Function.DEFLATE, Function.GZIP}:
+        return gzip_members.unpack(packed, limit)
     if function is Function.LZ4_HC_FILL:
         packed = bytes(packed).lstrip(b"\0")
     made = lz4_unpacked(packed, limit)
@@ -329,6 +348,14 @@ def _zstd(data: Bytes, level: int) -> Bytes:
         library.ZSTD_freeCCtx(context)
 
 
+_PACKERS: Final[dict[Function, Callable[[Bytes, int], Bytes]]] = {  # those that see all at once
+    Function.LZ4_HC: _lz4,
+    Function.ZSTD: _zstd,
+    Function.DEFLATE: gzip_members.pack_by_zlib,
+    Function.GZIP: gzip_members.pack_by_program,
+}
+
+
 def _bound(size: int) -> int:
     """Return enough room for bytes that do not shrink, of either library."""
     return size + size // 128 + 64
@@ -352,12 +379,15 @@ def _sample_sha256(function: Function, level: int) -> bytes:
     if function is Function.ZSTD_JOB:
         half = len(data) // 2
         return hashlib.sha256(zstd_jobs.packed(data, level, behind=half, size=None)).digest()
-    packed = (_zstd if function is Function.ZSTD else _lz4)(data, level)
-    return hashlib.sha256(packed).digest()
+    return hashlib.sha256(_PACKERS[function](data, level)).digest()
 
 
 def _version(library: str) -> str | None:
     """Return the version of a library that this system has, or None."""
+    if library == "zlib":
+        return gzip_members.zlib_version()
+    if library == "gzip":
+        return gzip_members.program_version()
     try:
         told: bytes = getattr(_library(library), _VERSIONS[library][1])()
     except CoderMissingError:

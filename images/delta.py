@@ -183,7 +183,7 @@ class _Work:
         self._old: UnpackedOld | None = None
         self._recoder: Recoder | None = None
         self._pieces = 0  # of the old image in one dictionary, at most
-        self._segments = 0  # the same, where some are unpacked
+        self._segments = 0  # the same, where some are unpacked, in segments
 
     def add_to(self, manifest: pb.DeltaArchiveManifest, scratch: Draft) -> None:
         """Add the part to the manifest and its blobs to the scratch file."""
@@ -217,9 +217,9 @@ class _Work:
             packed = find_packed(new.read_at, new.size)
             coders = find_coders(new.read_at, packed)
             before = find_packed(old.read_at, old.size) if coders else []
-            self._old = UnpackedOld(old.read_at, old.size, before, coders)
             self._recoder = Recoder(new.read_at, packed, coders)
-            self._recoder.keep_those_of(old.read_at, before)
+            before = self._recoder.keep_those_of(old.read_at, before)
+            self._old = UnpackedOld(old.read_at, old.size, before, coders)
         steps = _steps(matched, self._recoder)
         groups = sum(1 for step in steps if step.kind is None)
         self._pieces = max(8, _PIECES_MAX // self._share // groups)
@@ -324,8 +324,8 @@ class _Work:
         most = JOB_DICTIONARY_MAX if recoded.large else DICTIONARY_MAX
         least = DENSE_SIMILAR_MAX if is_dense(recoded.stream) else SIMILAR_MAX
         size = min(most, max(least, len(recoded.stream)))
-        similar = self._old.similar(ranked, size, pieces_max=self._segments, large=recoded.large)
-        data = code_stream(recoded.stream, similar.data)
+        similar = self._old.similar(ranked, size, segments_max=self._segments, large=recoded.large)
+        data = code_stream(recoded.stream, similar.data, patches=not recoded.large)
         if data is None or len(data) >= len(target):
             return None
         kind = OperationKind.SOURCE_RECODE

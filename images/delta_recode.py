@@ -28,7 +28,10 @@ _FUNCTIONS: Final = {  # and the levels that are tried, those of the known progr
     Packing.LZ4_LEGACY: (Function.LZ4_HC, (9, 12)),
     Packing.LZ4_CLUSTER: (Function.LZ4_HC_FILL, (9, 12)),
     Packing.ZSTD_LARGE: (Function.ZSTD_JOB, (9, 3, 12, 15, 6)),
+    Packing.GZIP_SMALL: (Function.DEFLATE, (9,)),
+    Packing.GZIP: (Function.GZIP, (9,)),
 }
+_FILES: Final = frozenset({Packing.GZIP_SMALL, Packing.GZIP})
 _TRIED: Final = 8  # streams of each packing that a level is tried on
 
 ReadAt = Callable[[int, int], bytes]
@@ -87,7 +90,7 @@ def find_coders(read_at: ReadAt, packed: Sequence[Packed]) -> dict[Packing, Code
 
 def _is_exact(read_at: ReadAt, stream: Packed, function: Function, level: int) -> bool:
     """Tell whether a stream packs again into its bytes; lz4's may end with what is not shown."""
-    packed = read_at(stream.offset, stream.size)
+    packed = stream.read(read_at)
     try:
         data, behind = _unpacked(read_at, stream, function, packed)
         made = pack(
@@ -109,7 +112,7 @@ def _unpacked(
     """Return what a stream unpacks to, and of a part of a frame what its coder saw before it."""
     if stream.frame is None:
         return bytes(unpack(function, packed, stream.unpacked)), b""
-    frame = read_at(stream.frame.offset, stream.frame.size)
+    frame = stream.frame.read(read_at)
     seen = min(BEHIND_MAX, stream.start)
     data = unpack_frame(frame, stream.start - seen, seen + stream.unpacked)
     return data[seen:], data[:seen]
@@ -132,18 +135,23 @@ class Recoder:
         self._offsets = [stream.offset for stream in self._streams]
         self._kept: set[int] = set()  # offsets of those that the old image holds
 
-    def keep_those_of(self, read_at: ReadAt, packed: Sequence[Packed]) -> None:
-        """Leave as bytes what stands in an old image with these packed streams."""
-        wanted = {(stream.size, stream.unpacked) for stream in self._streams}
-        held = {
-            hashlib.sha256(read_at(stream.offset, stream.size)).digest()
-            for stream in packed
-            if (stream.size, stream.unpacked) in wanted
-        }
+    def keep_those_of(self, read_at: ReadAt, packed: Sequence[Packed]) -> list[Packed]:
+        """Leave as bytes what stands in an old image with these packed streams.
+
+        Returns:
+            Those of the old image that something may be made from: of files of gzip only the ones
+            that changed, since no other file is like one that did not.
+        """
+        sizes = {(stream.size, stream.unpacked) for stream in self._streams}
+        alike = [stream for stream in packed if (stream.size, stream.unpacked) in sizes]
+        digests = {_digest(read_at, stream): stream for stream in alike}
+        same: set[Packed] = set()
         for stream in self._streams:
-            data = self._read_at(stream.offset, stream.size)
-            if hashlib.sha256(data).digest() in held:
+            digest = _digest(self._read_at, stream)
+            if digest in digests:
                 self._kept.add(stream.offset)
+                same.add(digests[digest])
+        return [it for it in packed if it.packing not in _FILES or it not in same]
 
     def groups(self, runs: Iterable[Run], size: int) -> Iterator[tuple[Extent, ...]]:
         """Yield the blocks of each group: about `size` bytes that unpack to `STREAM_SIZE`.
@@ -241,7 +249,7 @@ class Recoder:
         if stream is None:
             return False
         coder = self._coders[stream.packing]
-        packed = self._read_at(stream.offset, stream.size)
+        packed = stream.read(self._read_at)
         try:
             piece.data, piece.behind = _unpacked(self._read_at, stream, coder.function, packed)
         except OperationOutputError:
@@ -308,6 +316,10 @@ class Recoder:
                 _append_shown(segments, len(piece.ahead))
                 stream.append(piece.ahead)
         return Recoded(segments=tuple(segments), stream=b"".join(stream), large=large)
+
+
+def _digest(read_at: ReadAt, stream: Packed) -> bytes:
+    return hashlib.sha256(stream.read(read_at)).digest()
 
 
 def _append(extents: list[Extent], extent: Extent) -> None:

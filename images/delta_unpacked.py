@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -24,6 +24,8 @@ from images.segment_rules import JOB_DICTIONARY_MAX, JOB_SOURCE_MAX, SOURCE_MAX
 
 _CHUNK_SIZE: Final = 4 * 1024 * 1024  # bytes; whole pieces
 _GAP_MAX: Final = 1  # pieces left out between two of one stream that are taken along
+# What is unpacked as far as it goes: a file system may keep its end elsewhere.
+_CUT_OFF: Final = frozenset({Packing.ZSTD_LARGE, Packing.GZIP_SMALL, Packing.GZIP})
 
 ReadAt = Callable[[int, int], bytes]
 
@@ -67,12 +69,12 @@ class UnpackedOld:
         """Yield what each stream unpacks to; one that does not is left out."""
         for start, stream in zip(self._starts, self._packed, strict=True):
             data = self._unpacked(stream)
-            if len(data) == stream.unpacked or stream.packing is Packing.ZSTD_LARGE:
+            if len(data) == stream.unpacked or stream.packing in _CUT_OFF:
                 for at in range(0, len(data), _CHUNK_SIZE):
                     yield Chunk(start * PIECE_SIZE + at, data[at : at + _CHUNK_SIZE])
 
     def similar(
-        self, ranked: Iterable[int], size: int, *, pieces_max: int, large: bool = False
+        self, ranked: Iterable[int], size: int, *, segments_max: int, large: bool = False
     ) -> Similar:
         """Return the best pieces as a dictionary of about `size` bytes.
 
@@ -81,43 +83,51 @@ class UnpackedOld:
         Args:
             ranked: pieces, the best first.
             size: bytes; what stands between two pieces of one stream may come on top.
-            pieces_max: segments, at most.
+            segments_max: segments, at most.
             large: of large frames alone; else of all but them.
         """
         most, source_most = (
             (JOB_DICTIONARY_MAX, JOB_SOURCE_MAX) if large else (DICTIONARY_MAX, SOURCE_MAX)
         )
-        seen: set[int] = set()
-        extents: set[int] = set()
         taken: list[int] = []
+        extents: set[int] = set()
+        room = size
         for piece in ranked:
-            if len(taken) == min(size // PIECE_SIZE, pieces_max):
-                break
             number = self._stream(piece)
             if (number >= 0 and self._packed[number].packing is Packing.ZSTD_LARGE) != large:
                 continue
-            if number < 0 or number not in seen:
-                more = extents | set(self._blocks(piece))
-                if len(more) * BLOCK_SIZE > source_most:
-                    continue
+            if self._piece_size(piece) > room:
+                break
+            more = extents.union(self._blocks(piece))
+            if len(more) * BLOCK_SIZE <= source_most:
                 extents = more
-                seen.add(number)
-            taken.append(piece)
-        blocks = _extents(sorted(extents))
+                taken.append(piece)
+                room -= self._piece_size(piece)
+        runs = list(self._runs(sorted(taken)))
+        while len(runs) > segments_max or sum(count for _, count in runs) * PIECE_SIZE > most:
+            taken = taken[: len(taken) * 15 // 16]  # the best ones; what is between them counts
+            runs = list(self._runs(sorted(taken)))
+        blocks = _extents(sorted({block for piece in taken for block in self._blocks(piece)}))
         segments: list[Segment] = []
         data: list[bytes] = []
-        left = most
-        for first, count in self._runs(sorted(taken)):
+        for first, count in runs:
             segment, piece_data = self._segment(first, count, blocks)
-            if segment.used <= left and piece_data:
+            if piece_data:
                 segments.append(segment)
                 data.append(piece_data)
-                left -= segment.used
         return Similar(extents=blocks, segments=tuple(segments), data=b"".join(data))
 
     def _stream(self, piece: int) -> int:
         """Return the number of the stream that a piece belongs to, or -1: the image itself."""
         return bisect_right(self._starts, piece) - 1
+
+    def _piece_size(self, piece: int) -> int:
+        """Return the bytes of a piece; the last one of a stream may be short."""
+        number = self._stream(piece)
+        if number < 0:
+            return PIECE_SIZE
+        left = self._packed[number].unpacked - (piece - self._starts[number]) * PIECE_SIZE
+        return min(PIECE_SIZE, left)
 
     def _blocks(self, piece: int) -> range:
         """Return the blocks that hold a piece, or all of the stream that it belongs to."""
@@ -155,22 +165,22 @@ class UnpackedOld:
         stream = self._packed[number]
         start = (first - self._starts[number]) * PIECE_SIZE
         used = min(count * PIECE_SIZE, stream.unpacked - start)
+        large = stream.packing is Packing.ZSTD_LARGE
+        made = (self._frame if large else self._unpacked)(stream)
+        data = made[start : start + used]
         segment = Segment(
             coder=self._coders[stream.packing],
             offset=_offset(stream.offset, extents),
-            packed=stream.size,
-            unpacked=stream.unpacked,
+            packed=stream.end - stream.offset,
+            unpacked=stream.unpacked if large else len(made),
             start=start,
-            used=used,
+            used=len(data),
         )
-        if stream.packing is Packing.ZSTD_LARGE:
-            data = self._frame(stream)[start : start + used]
-            return replace(segment, used=len(data)), data
-        return segment, self._unpacked(stream)[start : start + used]
+        return segment, data
 
     def _unpacked(self, stream: Packed) -> bytes:
         """Return what a stream unpacks to; nothing where it was none after all."""
-        data = self._read_at(stream.offset, stream.size)
+        data = self._read_at(stream.offset, stream.end - stream.offset)
         if stream.packing is Packing.ZSTD_LARGE:
             return _as_far_as_it_goes(data, stream.unpacked)
         try:

@@ -132,8 +132,8 @@ class CoderMissingError(UnsupportedError):
 
     code = "coder-missing"
     hint = (
-        "Another payload of the release is used; for this one the node's liblz4 and libzstd must"
-        " have the very versions of the machine that built it."
+        "Another payload of the release is used; for this one the node's liblz4, libzstd, zlib and"
+        " gzip must have the very versions of the machine that built it."
     )
 
 

@@ -21,7 +21,7 @@ import lzma
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from images.bsdiff import WORK_BYTES, HeldSource, Readable, apply_patch
+from images.bsdiff import WORK_BYTES, HeldSource, Readable, apply_patch, is_patch
 from images.dictionary import DICTIONARY_MAX, WINDOW_LOG_MAX
 from images.errors import (
     BlobMismatchError,
@@ -42,7 +42,7 @@ from images.payload import (
     Operation,
     OperationKind,
 )
-from images.recode import is_patch, recode, recode_bytes
+from images.recode import recode, recode_bytes
 from images.source import CHUNK_SIZE, Gathered, OldImage
 
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output

@@ -2,15 +2,17 @@
 
 What is found here is used only after it was unpacked and packed again into the very same bytes, so
 nothing is parsed that cannot be told from the bytes themselves: frames of zstd and of lz4 (legacy)
-by their magic, erofs' blocks of lz4, which have none, by trying. At the builder alone.
+and files of gzip by their magic, erofs' blocks of lz4, which have none, by trying. At the builder
+alone.
 """
 
 from __future__ import annotations
 
 import enum
 import struct
+import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
@@ -21,6 +23,9 @@ from images.coders import (
     ZSTD_UNPACKED_MAX,
     lz4_unpacked,
 )
+from images.file_tails import Tail, Tails, find_tails
+from images.gzip_members import MAGIC as GZIP_MAGIC
+from images.gzip_members import SMALL_MAX as GZIP_SMALL_MAX
 from images.zstd_jobs import JOB_SIZE
 
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -30,6 +35,8 @@ CLUSTER_MAX: Final = 64 * 1024  # bytes of a block of erofs, packed: mkfs.erofs 
 CLUSTER_UNPACKED_MAX: Final = 1024 * 1024  # bytes; mkfs.erofs gathers no more
 
 _SCAN_SIZE: Final = 4 * 1024 * 1024  # bytes looked at at once
+_GZIP_PIECE: Final = 64 * 1024  # bytes of a file of gzip that are looked at at once
+_GZIP_WBITS: Final = 31
 _ZSTD_BLOCK_MAX: Final = 128 * 1024
 _LEGACY_PACKED_MAX: Final = LEGACY_BLOCK + LEGACY_BLOCK // 255 + 16  # lz4's own bound
 _BLOCK: Final = 4096  # bytes; erofs' blocks begin at multiples of it
@@ -47,11 +54,16 @@ class Packing(enum.Enum):
     LZ4_LEGACY = enum.auto()
     LZ4_CLUSTER = enum.auto()
     ZSTD_LARGE = enum.auto()  # a frame that is packed again in parts
+    GZIP_SMALL = enum.auto()  # a file that zlib packs again
+    GZIP = enum.auto()  # a larger one
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A packed stream: where it lies in the image, in bytes, and how many it unpacks to."""
+    """A packed stream: where it lies in the image, in bytes, and how many it unpacks to.
+
+    Where a file system keeps its last bytes elsewhere, `tail` says where; they count in `size`.
+    """
 
     offset: int
     size: int
@@ -59,16 +71,27 @@ class Packed:
     packing: Packing
     frame: Packed | None = None  # that it is a part of
     start: int = 0  # its first byte among those that the frame unpacks to
+    tail: Tail | None = None
 
     @property
     def end(self) -> int:
-        """Return the byte after its last."""
-        return self.offset + self.size
+        """Return the byte after its last, but for those of its tail."""
+        end = self.offset + self.size
+        return end if self.tail is None else min(end, self.tail.end)
+
+    def read(self, read_at: ReadAt) -> bytes:
+        """Return its bytes, with those of its tail."""
+        return self.view(read_at)(self.offset, self.size)
+
+    def view(self, read_at: ReadAt) -> ReadAt:
+        """Return what reads the image as if its tail stood behind its blocks."""
+        return read_at if self.tail is None else self.tail.behind(read_at)
 
 
 def find_packed(read_at: ReadAt, size: int) -> list[Packed]:
     """Return the packed streams of an image of `size` bytes, in order; none overlap."""
-    found = [*_with_magic(read_at, size), *_clusters(read_at, size)]
+    tails = find_tails(read_at, size)
+    found = [*_with_magic(read_at, size, tails), *_clusters(read_at, size)]
     found.sort(key=lambda packed: (packed.offset, -packed.size))
     apart: list[Packed] = []
     for packed in found:
@@ -77,7 +100,7 @@ def find_packed(read_at: ReadAt, size: int) -> list[Packed]:
     return apart
 
 
-def _with_magic(read_at: ReadAt, size: int) -> Iterator[Packed]:
+def _with_magic(read_at: ReadAt, size: int, tails: Tails) -> Iterator[Packed]:
     for offset in range(0, size, _SCAN_SIZE):
         more = ZSTD_UNPACKED_MAX + 64 * 1024  # what a frame that begins in this part may take
         chunk = read_at(offset, min(_SCAN_SIZE + more, size - offset))
@@ -86,13 +109,28 @@ def _with_magic(read_at: ReadAt, size: int) -> Iterator[Packed]:
             frame = zstd_frame(chunk, at)
             if frame is not None:
                 yield Packed(offset + at, *frame, Packing.ZSTD)
-            elif (large := large_frame(read_at, offset + at, size)) is not None:
-                yield large
+            else:
+                yield from _large(read_at, offset + at, size, tails.of(offset + at))
             at = chunk.find(ZSTD_MAGIC, at + (frame[0] if frame else 1))
-        at = chunk.find(LZ4_LEGACY_MAGIC)
-        while 0 <= at < _SCAN_SIZE:
-            yield from _legacy_blocks(read_at, offset + at + len(LZ4_LEGACY_MAGIC), size)
-            at = chunk.find(LZ4_LEGACY_MAGIC, at + 1)
+        for magic, found in ((LZ4_LEGACY_MAGIC, _legacy_blocks), (GZIP_MAGIC, _gzip_file)):
+            at = chunk.find(magic)
+            while 0 <= at < _SCAN_SIZE:
+                yield from found(read_at, offset + at, size, tails.of(offset + at))
+                at = chunk.find(magic, at + 1)
+
+
+def _large(read_at: ReadAt, at: int, size: int, tail: Tail | None) -> Iterator[Packed]:
+    """Yield the large zstd frame at byte `at`, if there is one."""
+    frame = large_frame(*_seen(read_at, at, size, tail))
+    if frame is not None:
+        yield replace(frame, tail=tail)
+
+
+def _seen(read_at: ReadAt, at: int, size: int, tail: Tail | None) -> tuple[ReadAt, int, int]:
+    """Return how a file is read whose tail is known, the byte given, and where the file ends."""
+    if tail is None:
+        return read_at, at, size
+    return tail.behind(read_at), at, tail.end + tail.size
 
 
 def zstd_frame(data: bytes, at: int) -> tuple[int, int] | None:
@@ -140,7 +178,7 @@ def large_frame(read_at: ReadAt, at: int, size: int) -> Packed | None:
 
 def parts_of(read_at: ReadAt, frame: Packed) -> list[Packed]:
     """Return the parts that zstd's threads packed a large frame in: each a stream of its own."""
-    blocks, _, end = _large_blocks(read_at, frame.offset, frame.end)
+    blocks, _, end = _large_blocks(frame.view(read_at), frame.offset, frame.offset + frame.size)
     edges = [*blocks[:: JOB_SIZE // _ZSTD_BLOCK_MAX], end]
     return [
         Packed(
@@ -150,6 +188,7 @@ def parts_of(read_at: ReadAt, frame: Packed) -> list[Packed]:
             Packing.ZSTD_LARGE,
             frame,
             number * JOB_SIZE,
+            frame.tail,
         )
         for number, (first, after) in enumerate(pairwise(edges))
         if number * JOB_SIZE < frame.unpacked
@@ -177,8 +216,10 @@ def _large_blocks(read_at: ReadAt, at: int, size: int) -> tuple[list[int], int, 
     return [], 0, 0
 
 
-def _legacy_blocks(read_at: ReadAt, at: int, size: int) -> Iterator[Packed]:
-    """Yield the blocks of an lz4 legacy frame; the first that is none ends it."""
+def _legacy_blocks(read_at: ReadAt, at: int, size: int, tail: Tail | None) -> Iterator[Packed]:
+    """Yield the blocks of the lz4 legacy frame at byte `at`; the first that is none ends it."""
+    read_at, at, size = _seen(read_at, at, size, tail)
+    at += len(LZ4_LEGACY_MAGIC)
     while at + 4 < size:
         (packed,) = struct.unpack("<I", read_at(at, 4))
         if not 0 < packed <= min(_LEGACY_PACKED_MAX, size - at - 4):
@@ -186,10 +227,28 @@ def _legacy_blocks(read_at: ReadAt, at: int, size: int) -> Iterator[Packed]:
         made = lz4_unpacked(read_at(at + 4, packed), LEGACY_BLOCK)
         if isinstance(made, int):
             return
-        yield Packed(at + 4, packed, len(made), Packing.LZ4_LEGACY)
+        yield Packed(at + 4, packed, len(made), Packing.LZ4_LEGACY, tail=tail)
         at += 4 + packed
         if len(made) < LEGACY_BLOCK:
             return
+
+
+def _gzip_file(read_at: ReadAt, at: int, size: int, tail: Tail | None) -> Iterator[Packed]:
+    """Yield the file of gzip at byte `at`, if it is whole and not too large."""
+    read_at, start, size = _seen(read_at, at, size, tail)
+    unpacker = zlib.decompressobj(_GZIP_WBITS)
+    unpacked = 0
+    while not unpacker.eof and unpacked <= UNPACKED_MAX and at < size:
+        try:
+            piece = read_at(at, min(_GZIP_PIECE, size - at))
+            unpacked += len(unpacker.decompress(piece))
+        except zlib.error:
+            return
+        at += len(piece)
+    packed = at - start - len(unpacker.unused_data)
+    if unpacker.eof and 0 < unpacked <= UNPACKED_MAX and packed <= UNPACKED_MAX:
+        packing = Packing.GZIP_SMALL if packed <= GZIP_SMALL_MAX else Packing.GZIP
+        yield Packed(start, packed, unpacked, packing, tail=tail)
 
 
 def _clusters(read_at: ReadAt, size: int) -> Iterator[Packed]:

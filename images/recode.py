@@ -10,8 +10,8 @@ from collections.abc import Callable
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from typing import Final
 
-from images.bsdiff import MAGIC, HeldSource, apply_patch
 from images.bsdiff import WORK_BYTES as PATCH_BYTES
+from images.bsdiff import HeldSource, apply_patch, is_patch
 from images.coders import (
     BEHIND_MAX,
     FRAME_BYTES,
@@ -116,16 +116,13 @@ def recode_bytes(operation: Operation, *, patch: bool = True) -> int:
     )
 
 
-def is_patch(blob: bytes | memoryview) -> bool:
-    """Tell whether the blob of a SOURCE_RECODE is a patch; else it is a frame."""
-    return bytes(blob[: len(MAGIC)]) == MAGIC
-
-
 def _unpack_bytes(segment: Segment) -> int:
     if segment.coder is None:
         return 0
     if segment.coder.function is Function.ZSTD_JOB:
         return FRAME_BYTES
+    if segment.coder.function in {Function.DEFLATE, Function.GZIP}:
+        return segment.packed + 2 * segment.unpacked  # zlib's pieces, and then all of them
     return segment.packed + segment.unpacked
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import hashlib
+import lzma
 import struct
 import subprocess
 import sys
@@ -13,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from images.bsdiff import PIECE_SIZE, apply_patch
+from images.bsdiff import PIECE_SIZE, WORK_BYTES, XZ_DICTIONARIES, XZ_MAGIC, apply_patch
+from images.delta_coding import code
 from images.errors import ImagesError, OperationOutputError, OperationUnsupportedError
 from images.payload import Extent, Operation, OperationKind
 from images.source import Gathered
@@ -60,6 +62,11 @@ def number(value: int) -> bytes:
     return (abs(value) | (1 << 63 if value < 0 else 0)).to_bytes(8, "little")
 
 
+def xz(data: bytes, *, dictionary: int = XZ_DICTIONARIES[0]) -> bytes:
+    options = {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": dictionary}
+    return lzma.compress(data, lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=[options])
+
+
 def container(
     entries: list[Entry],
     diff: bytes = b"",
@@ -71,7 +78,8 @@ def container(
 ) -> bytes:
     """Return a container of these control entries; its size is what they make."""
     control = b"".join(number(value) for entry in entries for value in entry)
-    streams = [bz2.compress(data) for data in (control, diff, extra)]
+    pack = xz if magic == XZ_MAGIC else bz2.compress
+    streams = [pack(data) for data in (control, diff, extra)]
     made = sum(add + copy for add, copy, _ in entries) if size is None else size
     header = magic + number(len(streams[0])) + number(len(streams[1])) + number(made)
     return header + b"".join(streams) + tail
@@ -84,8 +92,10 @@ def test_a_patch_of_another_program_makes_the_new_bytes(size: int) -> None:
     assert patched(bsdiff4.diff(OLD, new), size) == new
 
 
-def test_entries_add_copy_and_seek_both_ways() -> None:
-    patch = container([(3, 2, -2), (2, 0, 5), (1, 1, 0)], diff=b"\1\1\1\0\0\xff", extra=b"xyz")
+@pytest.mark.parametrize("magic", [b"BSDIFF40", XZ_MAGIC])
+def test_entries_add_copy_and_seek_both_ways(magic: bytes) -> None:
+    entries = [(3, 2, -2), (2, 0, 5), (1, 1, 0)]
+    patch = container(entries, diff=b"\1\1\1\0\0\xff", extra=b"xyz", magic=magic)
 
     expected = bytes([OLD[0] + 1 & 255, OLD[1] + 1 & 255, OLD[2] + 1 & 255]) + b"xy"
     expected += OLD[1:3] + bytes([OLD[8] - 1 & 255]) + b"z"
@@ -123,6 +133,22 @@ BROKEN = {
     "a header alone": (b"BSDIFF40" + bytes(23), "of 31 bytes begins"),
     "streams of nothing": (b"BSDIFF40" + bytes(16) + number(4), "control stream .* is cut off"),
     "no bzip2": (b"BSDIFF40" + number(9) + number(0) + number(4) + b"no bzip2!", "unpacked"),
+    "control of xz ends early": (
+        container([(2, 0, 0)], bytes(4), size=4, magic=XZ_MAGIC),
+        "control stream .* too early",
+    ),
+    "diff of xz goes on": (
+        container([(4, 0, 0)], bytes(5), magic=XZ_MAGIC),
+        "diff stream .* goes on",
+    ),
+    "bytes after the end of xz": (
+        container([(4, 0, 0)], bytes(4), tail=b"x", magic=XZ_MAGIC),
+        "extra stream .* goes on",
+    ),
+    "bzip2 where xz should be": (
+        XZ_MAGIC + container([(4, 0, 0)], bytes(4))[8:],
+        "control stream .* cannot be unpacked",
+    ),
     "a control of negative length": (b"BSDIFF40" + number(-1) + bytes(16), "streams of -1 and 0"),
     "a diff of negative length": (b"BSDIFF40" + bytes(8) + number(-1) + bytes(8), "of 0 and -1"),
     "streams past the end": (b"BSDIFF40" + number(2**62) * 2 + number(4), "names streams of 46116"),
@@ -133,6 +159,25 @@ BROKEN = {
 def test_a_broken_patch_is_refused(patch: bytes, why: str) -> None:
     with pytest.raises(OperationOutputError, match=why):
         patched(patch, 4)
+
+
+@pytest.mark.parametrize("number_of_stream", [0, 1, 2])
+def test_a_stream_of_xz_has_a_dictionary_that_a_node_holds(number_of_stream: int) -> None:
+    control, diff, extra = number(4) + number(4) + number(0), bytes(4), bytes(4)
+    sizes = list(XZ_DICTIONARIES)
+    for more, expected in ((0, OLD[:4] + bytes(4)), (1024 * 1024, None)):
+        sizes[number_of_stream] = XZ_DICTIONARIES[number_of_stream] + more
+        streams = [
+            xz(data, dictionary=size)
+            for data, size in zip((control, diff, extra), sizes, strict=True)
+        ]
+        patch = XZ_MAGIC + number(len(streams[0])) + number(len(streams[1])) + number(8)
+        if expected is not None:
+            assert patched(patch + b"".join(streams), 8) == expected
+            continue
+        with pytest.raises(OperationOutputError, match="limit"):
+            patched(patch + b"".join(streams), 8)
+    assert sum(XZ_DICTIONARIES) < WORK_BYTES
 
 
 def test_the_newer_container_is_refused_by_name() -> None:
@@ -148,18 +193,24 @@ def test_entries_that_make_nothing_end() -> None:
 
 
 BOMB = """
-import bz2, sys
+import bz2, lzma, sys
 from images.errors import OperationOutputError
-from tests.unit.images.test_bsdiff import number, patched
+from tests.unit.images.test_bsdiff import number, patched, xz
 
 def peak_kib():
     with open("/proc/self/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 
-zeros = bz2.BZ2Compressor()
+if sys.argv[1] == "BSDIFF40":
+    zeros = bz2.BZ2Compressor()
+    control = bz2.compress(number(4) + bytes(16))
+else:
+    options = {"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 4 << 20}
+    zeros = lzma.LZMACompressor(lzma.FORMAT_XZ, lzma.CHECK_CRC32, filters=[options])
+    control = xz(number(4) + bytes(16))
 packed = b"".join([zeros.compress(bytes(1 << 20)) for _ in range(256)] + [zeros.flush()])
-control = bz2.compress(number(4) + bytes(16))
-patch = b"BSDIFF40" + number(len(control)) + number(len(packed)) + number(4)
+del zeros
+patch = sys.argv[1].encode() + number(len(control)) + number(len(packed)) + number(4)
 before = peak_kib()
 for stream in (control + packed + packed,):
     try:
@@ -169,8 +220,9 @@ for stream in (control + packed + packed,):
 """
 
 
-def test_streams_that_unpack_to_gigabytes_cost_no_memory() -> None:
-    result = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, check=True)
+@pytest.mark.parametrize("magic", ["BSDIFF40", "BSDIFFXZ"])
+def test_streams_that_unpack_to_gigabytes_cost_no_memory(magic: str) -> None:
+    result = subprocess.run([sys.executable, "-c", BOMB, magic], capture_output=True, check=True)
     code, kib = result.stdout.split()
 
     assert code == b"operation-output"
@@ -189,6 +241,14 @@ entries = st.lists(
 )
 
 
+@given(st.binary(min_size=8, max_size=3000), st.binary(min_size=1, max_size=3000))
+@example(OLD[:3000], OLD[100:2000] + OLD[:50])
+def test_whatever_the_builder_writes_is_carried_out(old: bytes, new: bytes) -> None:
+    coded = code(new, old)
+    if coded.kind is OperationKind.SOURCE_BSDIFF:
+        assert patched(coded.data, len(new), old) == new
+
+
 @given(entries, st.binary(max_size=200), st.binary(max_size=200), st.integers(0, 300))
 def test_any_container_is_what_the_reference_makes_of_it_or_an_error(
     found: list[Entry], diff: bytes, extra: bytes, size: int
@@ -200,27 +260,31 @@ def test_any_container_is_what_the_reference_makes_of_it_or_an_error(
     except ImagesError:
         return
     assert made == bsdiff4.patch(old, patch)
+    assert made == patched(container(found, diff, extra, size=size, magic=XZ_MAGIC), size, old)
 
 
 @given(st.binary(max_size=300), st.integers(0, 64))
 def test_any_bytes_are_a_patch_or_an_error(data: bytes, size: int) -> None:
-    for patch in (data, b"BSDIFF40" + data):
+    for patch in (data, b"BSDIFF40" + data, XZ_MAGIC + data):
         try:
             patched(patch, size)
         except ImagesError:
             continue
 
 
-@given(st.data())
-def test_a_flipped_bit_makes_the_same_bytes_or_an_error(data: st.DataObject) -> None:
-    patch = bytearray(bsdiff4.diff(OLD[:4096], OLD[100:3000] + b"new"))
+@pytest.mark.parametrize("magic", [b"BSDIFF40", XZ_MAGIC])
+@given(data=st.data())
+def test_a_flipped_bit_makes_the_same_bytes_or_an_error(magic: bytes, data: st.DataObject) -> None:
+    entries = [(1000, 0, 500), (1200, 3, 0)]
+    whole = container(entries, bytes(2200), b"new", magic=magic)
+    patch = bytearray(whole)
     at = data.draw(st.integers(0, len(patch) * 8 - 1))
     patch[at // 8] ^= 1 << at % 8
     try:
-        made = patched(bytes(patch), 2903, OLD[:4096])
+        made = patched(bytes(patch), 2203, OLD[:4096])
     except ImagesError:
         return
-    assert made == OLD[100:3000] + b"new"
+    assert made == patched(whole, 2203, OLD[:4096])
 
 
 def test_struct_agrees_about_small_numbers() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
-from images import coders, zstd_jobs
+from images import coders, gzip_members, zstd_jobs
 from images.coders import (
     FrameReader,
     Function,
@@ -103,6 +103,45 @@ def test_parts_of_a_large_frame_pack_as_zstds_threads_pack_them(tmp_path: Path) 
             Function.ZSTD_JOB, 9, bytearray(shown), taken=part.unpacked, size=part.size, behind=seen
         )
         assert again == made
+
+
+@pytest.mark.parametrize(
+    ("size", "packing", "function"),
+    [(9000, Packing.GZIP_SMALL, Function.DEFLATE), (400_000, Packing.GZIP, Function.GZIP)],
+)
+def test_files_of_gzip_pack_as_the_program_packs_them(
+    size: int, packing: Packing, function: Function, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GZIP", "--rsyncable")  # options of somebody else
+    data = Path(__file__).read_bytes()[: size // 2] + prose(size - size // 2)
+    (tmp_path / "in").write_bytes(data)
+    subprocess.run([program("gzip"), "-9n", str(tmp_path / "in")], check=True, env={})
+    file = (tmp_path / "in.gz").read_bytes()
+    image = b"x" * 77 + file + bytes(4) + file[:-9]
+    (found,) = find_packed(reader(image), len(image))
+
+    assert (found.packing, found.offset, found.end) == (packing, 77, 77 + len(file))
+    assert unpack(function, file, found.unpacked) == data
+    assert pack(function, 9, data, taken=len(data), size=len(file)) == file
+    cut = unpack(function, file[: len(file) // 2], len(data))
+    assert len(cut) > len(data) // 8
+    assert data.startswith(cut)
+    for broken, limit in ((file, len(data) - 1), (file + b"x", len(data)), (b"x" + file, 9)):
+        with pytest.raises(OperationOutputError, match="a gzip file"):
+            unpack(function, broken, limit)
+
+
+def test_without_gzip_its_coder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    gzip_members.program_version.cache_clear()
+    gzip_members._program.cache_clear()
+    monkeypatch.setattr(gzip_members, "_PATH", "/nowhere")
+
+    with pytest.raises(CoderMissingError, match="no gzip"):
+        coder_of(Function.GZIP, 9)
+    with pytest.raises(CoderMissingError, match="no gzip"):
+        pack(Function.GZIP, 9, b"data", taken=4, size=9)
+    gzip_members.program_version.cache_clear()
+    gzip_members._program.cache_clear()
 
 
 def test_a_frame_is_read_forwards_in_pieces() -> None:

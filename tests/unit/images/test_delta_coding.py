@@ -10,8 +10,10 @@ from pathlib import Path
 import bsdiff4
 import pytest
 from backports import zstd
+from bsdiff4 import core
 
 from images import delta_coding
+from images.bsdiff import HeldSource, apply_patch
 from images.delta_coding import Coded, code, code_compat
 from images.dictionary import unpack_with_dictionary
 from images.payload import OperationKind
@@ -40,8 +42,11 @@ def test_bytes_like_the_old_ones_become_a_frame_with_a_dictionary() -> None:
 def test_a_program_whose_addresses_moved_becomes_a_patch() -> None:
     coded = code(NEW_TABLE, OLD_TABLE)
 
+    output = bytearray(len(NEW_TABLE))
+    apply_patch(coded.data, HeldSource(OLD_TABLE), memoryview(output))
+
     assert coded.kind is OperationKind.SOURCE_BSDIFF
-    assert bsdiff4.patch(OLD_TABLE, coded.data) == NEW_TABLE
+    assert output == NEW_TABLE
 
 
 def test_without_anything_similar_it_is_packed_alone_or_stored() -> None:
@@ -76,6 +81,12 @@ def test_what_a_coder_made_wrongly_never_leaves_the_builder(
     with pytest.raises(AssertionError, match="zstd does not unpack what it packed"):
         code(SIMILAR[:5000], SIMILAR)
 
+    monkeypatch.undo()
+    streams = core.diff
+    monkeypatch.setattr(core, "diff", lambda old, new: streams(old, b"!" + new[1:]))
+    with pytest.raises(AssertionError, match="bsdiff does not apply the patch it made"):
+        code(NEW_TABLE, OLD_TABLE)
+    monkeypatch.undo()
     diff = bsdiff4.diff
     monkeypatch.setattr(bsdiff4, "diff", lambda old, new: diff(old, b"!" + new[1:]))
     with pytest.raises(AssertionError, match="bsdiff does not apply the patch it made"):
