@@ -9,20 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from images.errors import SourceMismatchError
-from images.source import read_exactly
-from partitions.errors import PartitionsError
+from partitions.errors import DeviceTooSmallError, PartitionsError
+from partitions.readback import read_back
 from updater.download import DownloadStoppedError
 from updater.payload_choice import Held
-from updater.sources import images_of
 
 if TYPE_CHECKING:
     from partitions.slots import Region
@@ -32,7 +28,6 @@ log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "booted-parts.json"
 FILE_MAX_BYTES: Final = 64 * 1024
-CHUNK_BYTES: Final = 1024 * 1024
 
 
 class Known(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,36 +45,21 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     parts: dict[str, Held] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What parts of the booted slot hold; `fresh` when all of it was read just now."""
-
-    parts: Mapping[str, Held]
-    fresh: bool
-
-
-def read_parts(
-    node: Node,
-    wanted: Mapping[str, int],
-    *,
-    anew: bool = False,
-    look: Callable[[], None] | None = None,
-) -> Reading:
+def read_parts(node: Node, wanted: Mapping[str, int], *, anew: bool = False) -> dict[str, Held]:
     """Return what parts of the booted slot hold; a part that it has not is left out.
 
     Args:
         node: the collaborators.
         wanted: by part, how many bytes of it.
         anew: read them even where they were read in this boot.
-        look: called once a MiB; raises to end it. By default as the engine is told.
 
     Raises:
         PartitionsError: the slot's partitions cannot be found.
         MachineError: the booted slot cannot be told.
-        DownloadStoppedError: the engine was told to stop, or what `look` raises.
+        DownloadStoppedError: the engine was told to stop.
     """
     if not wanted:  # no delta: nothing of the booted slot matters
-        return Reading(parts={}, fresh=True)
+        return {}
     boot = node.boot()
     regions = node.regions(boot.slot)
     path = Path(node.settings.node.run_folder) / FILE_NAME
@@ -96,33 +76,31 @@ def read_parts(
         and kept.places.get(name) == places.get(name)
     }
     parts = {
-        name: usable.get(name) or _hashed(regions[name], wanted[name], look or partial(_look, node))
-        for name in places
+        name: usable.get(name) or _hashed(node, regions[name], wanted[name]) for name in places
     }
     if parts.keys() - usable.keys():
         _keep(
             path,
             msgspec.structs.replace(kept, parts=kept.parts | parts, places=kept.places | places),
         )
-    return Reading(parts, fresh=not parts.keys() & usable.keys())
+    return parts
 
 
-def _look(node: Node) -> None:
-    if node.stop.is_set():
-        raise DownloadStoppedError("the engine was told to stop")
-    node.beat()
-
-
-def _hashed(region: Region, size: int, look: Callable[[], None]) -> Held:
-    """Read a part; what cannot be read tells why, and stops nobody."""
+def _hashed(node: Node, region: Region, size: int) -> Held:
+    """Read a part past the page cache; what cannot be read tells why, and stops nobody."""
     log.debug("booted part is hashed place=%s bytes=%d", region.words, size)
     digest = hashlib.sha256()
     try:
-        with images_of({"": region}) as images:
-            for offset in range(0, size, CHUNK_BYTES):
-                look()
-                digest.update(read_exactly(images[""], offset, min(CHUNK_BYTES, size - offset)))
-    except (PartitionsError, SourceMismatchError) as error:
+        if size > region.readable_bytes:
+            raise DeviceTooSmallError(
+                f"{region.words} has {region.readable_bytes} bytes, the delta starts from {size}"
+            )
+        for view in read_back(region.sized(size), size):
+            if node.stop.is_set():
+                raise DownloadStoppedError("the engine was told to stop")
+            node.beat()
+            digest.update(view)
+    except PartitionsError as error:
         return Held(sha256="", size=size, why=str(error))
     return Held(sha256=digest.hexdigest(), size=size)
 

@@ -108,7 +108,7 @@ def look(
     if nothing is not None and nothing.code in STOPPED and not forced:
         raise _held(nothing)
     try:
-        choice, source_read = planning.chosen(node, memory, release)
+        choice = planning.chosen(node, memory, release)
     except BudgetError as error:
         if hint is not None and hint.offer is not None:
             _put_off(node, running.version, release.version, error)
@@ -128,7 +128,6 @@ def look(
         cost=choice.best.cost,
         left_out=choice.left_out,
         whole_on=planning.day_ahead(node, choice.further_days),
-        source_read=source_read,
     )
 
 

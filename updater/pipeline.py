@@ -110,7 +110,6 @@ class Shell:
         keep_journal: makes a journal durable; called from a thread.
         progress: told the payload bytes done so far.
         stop: set to end the install; what is flushed is kept.
-        watch: raises when something else ends it.
         begin: called when the metadata is what was signed, before the first byte is written.
         priced: told how many bytes are to be fetched, when that is known; may refuse.
         shelf: what an earlier attempt read of the payload beside its blobs.
@@ -119,14 +118,12 @@ class Shell:
     keep_journal: Callable[[Journal], None]
     progress: Callable[[int], None]
     stop: threading.Event
-    watch: Callable[[], None] = lambda: None
     begin: Callable[[], None] = lambda: None
     priced: Callable[[int], None] = lambda _: None
     shelf: Shelf = field(default_factory=Shelf)
 
     def look(self) -> None:
-        """Raise `DownloadStoppedError` when the install shall end, or what ends it."""
-        self.watch()
+        """Raise `DownloadStoppedError` when the install shall end."""
         if self.stop.is_set():
             raise DownloadStoppedError("the engine was told to stop")
 

@@ -80,7 +80,6 @@ class Found:
         cost: bytes that are still to be fetched of it.
         left_out: why payloads that might have cost less are not taken.
         whole_on: the day (UTC) on which the limit of a day will have sufficed; empty for this one.
-        source_read: the booted slot was read just now, and is what a delta starts from.
     """
 
     origin: Origin = "channel"
@@ -97,7 +96,6 @@ class Found:
     cost: int = 0
     left_out: tuple[str, ...] = ()
     whole_on: str = ""
-    source_read: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

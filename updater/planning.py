@@ -30,9 +30,6 @@ from updater.plan import OwnFacts
 from updater.state import SPOILED_MAX, Spoiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from images.release import PayloadFacts
     from updater.node import Node
     from updater.plan import Facts, Plan
     from updater.rooms import AnyRoomError
@@ -47,8 +44,8 @@ INDEX_SHARE: Final = 512  # an image has 8 bytes of block index for each 4096 at
 SIGNATURES_BYTES: Final = 4096  # of metadata and payload: each has 267 bytes or 523
 
 
-def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> tuple[Choice, bool]:
-    """Return which payload of a release to fetch, and whether the booted slot was read just now.
+def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> Choice:
+    """Return which payload of a release to fetch.
 
     What is armed already costs nothing more, so no limit keeps it.
 
@@ -64,13 +61,13 @@ def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> tuple[Cho
     deltas = node.settings.download.deltas
     payloads = release.payloads
     wanted = sources_wanted(payloads) if deltas else {}
-    reading = read_parts(node, wanted)
+    held = read_parts(node, wanted)
     full_size = max((one.size for one in payloads if one.facts.kind == "full"), default=0)
     failed = failed_bytes(node, memory, release.version)
     in_force = limits(node, release.version, full_size=full_size, failed=failed)
-    choice = choose(
+    return choose(
         [_priced(node, payload) for payload in payloads],
-        held=reading.parts,
+        held=held,
         policy=Policy(
             deltas=deltas,
             recode_max=node.settings.download.recode_max_mib * MIB,
@@ -78,7 +75,6 @@ def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> tuple[Cho
         ),
         spoiled=memory.spoiled,
     )
-    return choice, reading.fresh
 
 
 def limits(
@@ -151,18 +147,18 @@ def require_budget(node: Node, plan: Plan, counted_as: str, what: str) -> int:
     return days_needed(limits(node, counted_as), what, cost, step=step)
 
 
-def require_source(node: Node, facts: PayloadFacts, look: Callable[[], None] | None = None) -> None:
-    """Read the booted slot anew: a delta starts from it.
+def require_source(node: Node, facts: Facts) -> None:
+    """Read the booted slot anew, where a release's delta that starts from it failed.
 
     Raises:
         SourceMismatchError: it is not what the delta starts from.
         PartitionsError, MachineError, DownloadStoppedError: as `read_parts`.
     """
-    source = facts.source
-    if source is None:
+    source = None if isinstance(facts, OwnFacts) else facts.source
+    if source is None or isinstance(facts, OwnFacts):
         return
     wanted = {part.name: part.size for part in source.partitions}
-    why = differences(facts, read_parts(node, wanted, anew=True, look=look).parts)
+    why = differences(facts, read_parts(node, wanted, anew=True))
     if why:
         raise SourceMismatchError(f"{why}: the delta from {source.version} is not installed")
 

@@ -26,7 +26,7 @@ from updater.state import NodeState, SlotRecord, Unverified, Update
 from updater.writing import write
 
 if TYPE_CHECKING:
-    from images.release import ImageFacts, PayloadFacts
+    from images.release import ImageFacts
     from updater.node import Node
 
 log = logging.getLogger(__name__)
@@ -83,14 +83,11 @@ def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: b
     update = update_of(memory)
     plan = _plan(node, update, found)
     check_fit(plan.facts, plan.regions)
-    source: PayloadFacts | None = None  # of a delta whose source was not read just now
     if isinstance(plan.facts, OwnFacts):
         whole_on = _require_budget(node, update, plan, found)
         update = msgspec.structs.replace(
             update, kind=found.kind, cost=found.cost, whole_on=whole_on
         )
-    elif not found.source_read:
-        source = plan.facts
     for region in plan.regions.values():
         if region.room is not None:
             refuse_file(region, plan.booted)
@@ -99,14 +96,7 @@ def _install(node: Node, memory: NodeState, found: Found | None, *, by_person: b
     memory = _begin(node, memory, plan, update)
     version = update.version
     counted = counted_as(update, plan)
-    written = write(
-        node,
-        plan,
-        found.urls,
-        version=version,
-        counted_as=counted,
-        source=source,
-    )
+    written = write(node, plan, found.urls, version=version, counted_as=counted)
     memory = node.advance(_refreshed(node), Event.WRITTEN)
     report(node, memory, DOWNLOAD_FINISHED)
     verified = _verify(node, memory, written, found)
@@ -182,6 +172,7 @@ def _verify(node: Node, memory: NodeState, written: WrittenSlot, found: Found) -
         return verify_slot(written, judged)
     except ReadBackError:
         node.store.drop_journal()  # what it names as flushed is not what the disk holds
+        planning.require_source(node, written.plan.facts)
         raise
 
 

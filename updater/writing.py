@@ -27,11 +27,9 @@ from updater.progress import Progress
 from updater.proof import ReadBackError
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.shelf import shelf_of
-from updater.source_watch import SourceWatch
 from updater.state import Journal
 
 if TYPE_CHECKING:
-    from images.release import PayloadFacts
     from updater.node import Node
     from updater.pipeline import PayloadBytes
     from updater.plan import Plan
@@ -45,13 +43,7 @@ MISMATCHES_MAX: Final = 8  # then nothing on this node is taken for a payload's 
 
 
 def write(
-    node: Node,
-    plan: Plan,
-    urls: Sequence[str],
-    *,
-    version: str,
-    counted_as: str,
-    source: PayloadFacts | None = None,
+    node: Node, plan: Plan, urls: Sequence[str], *, version: str, counted_as: str
 ) -> WrittenSlot:
     """Write from the first mirror that has the right bytes; a wrong one is left out.
 
@@ -61,7 +53,6 @@ def write(
         urls: where the payload is, best first; or one path.
         version: shown with the progress.
         counted_as: what its bytes count for.
-        source: facts of a delta for which the booted slot is to be read again meanwhile.
 
     Raises:
         SourceMismatchError: the booted slot is not what the delta starts from.
@@ -71,35 +62,13 @@ def write(
         BudgetError: it came to more bytes than may be fetched.
         DownloadStoppedError, DownloadError: as `write_slot`.
     """
-    try:
-        with _polite(node), SourceWatch(node, source) as watch:
-            watch.start()
-            written = _write_from_any(
-                node, plan, urls, watch, version=version, counted_as=counted_as
-            )
-            watch.finish()
-            return written
-    except SourceMismatchError:
-        _void(node, plan)
-        raise
-
-
-def _write_from_any(
-    node: Node,
-    plan: Plan,
-    urls: Sequence[str],
-    watch: SourceWatch,
-    *,
-    version: str,
-    counted_as: str,
-) -> WrittenSlot:
     left = list(urls)
     mismatches = 0
     while True:
         journal, kept = _journal(node, plan, counted_as)
         meter = Meter(node, plan, journal.downloaded, counted_as)
-        with _source(node, plan, left, meter) as download:
-            shell = _shell(node, plan, journal, download, meter, watch, version=version)
+        with _polite(node), _source(node, plan, left, meter) as download:
+            shell = _shell(node, plan, journal, download, meter, version=version)
             if isinstance(download, Download):  # of a file nothing is fetched
                 shelf = shelf_of(node.store, plan.identity, begun=kept.sha256 == plan.identity)
                 shell = dataclasses.replace(shell, shelf=shelf)
@@ -113,12 +82,12 @@ def _write_from_any(
                     avoided=plan.avoided | {error.number},
                     reuse=mismatches < MISMATCHES_MAX,
                 )
-            except (DictionaryLostError, ReadBackError):
+            except (DictionaryLostError, ReadBackError, SourceMismatchError):  # no mirror's fault
                 _void(node, plan)  # what it names as flushed is not what the disk holds
+                planning.require_source(node, plan.facts)  # the next plan knows, too
                 raise
-            except SourceMismatchError:
-                raise  # no mirror's fault
             except (ImagesError, PayloadDigestError) as error:
+                _require_source(node, plan)
                 left.remove(download.mirror)
                 log.warning("mirror has wrong bytes url=%s code=%s", download.mirror, error.code)
                 if not left:
@@ -126,6 +95,19 @@ def _write_from_any(
                     raise
             finally:
                 _note_downloaded(node, journal, kept, download, counted_as)
+
+
+def _require_source(node: Node, plan: Plan) -> None:
+    """Tell a wrong payload from a booted slot that changed since a delta was planned.
+
+    Raises:
+        SourceMismatchError: it is not what the delta starts from.
+    """
+    try:
+        planning.require_source(node, plan.facts)
+    except SourceMismatchError:
+        _void(node, plan)
+        raise
 
 
 def _write_and_judge(
@@ -235,7 +217,6 @@ def _shell(
     journal: Journal,
     download: PayloadBytes,
     meter: Meter,
-    watch: SourceWatch,
     *,
     version: str,
 ) -> Shell:
@@ -247,7 +228,6 @@ def _shell(
         keep_journal=node.store.write_journal,
         progress=show,
         stop=node.stop,
-        watch=watch.look,
         begin=lambda: node.store.write_journal(journal),
         priced=lambda cost: meter.priced(cost, download.received),
     )

@@ -4,9 +4,10 @@
     python -m tests.bench.install_once --forks
 
 `URL.facts.json` is what `tests.bench.facts` wrote beside the payload: on a node TUF vouches for it.
-TARGET and the booted image are block devices or files. From the journal over the source check of a
-delta to reading back, what runs is what the service runs after it disarmed the passive slot; the
-state folder remembers, so that the same command goes on after a kill.
+TARGET and the booted image are block devices or files. From the reading of the booted slot,
+which a planner does once in a boot, to reading back, what runs is what the service runs after it
+disarmed the passive slot; the state folder remembers, so that the same command goes on after a
+kill.
 
 With `--forks` it reads such arguments, a JSON list a line, and forks for each: prints the child's
 process id at once, then what the child prints, then its exit status (negative: the signal).
@@ -40,6 +41,7 @@ from updater.install import verify_slot
 from updater.machine import Boot
 from updater.node import Node
 from updater.plan import Plan, check_fit
+from updater.planning import require_source
 from updater.progress import ProgressFile
 from updater.settings import DownloadSettings, NodeSettings, Settings
 from updater.state import Store
@@ -156,7 +158,8 @@ def install(arguments: argparse.Namespace, state: Path) -> dict[str, float | str
     idle_kib = memory_kib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     began, cpu = time.perf_counter(), time.process_time()
-    written = write(node, plan, [arguments.url], version="2", counted_as="2", source=facts)
+    require_source(node, facts)
+    written = write(node, plan, [arguments.url], version="2", counted_as="2")
     wrote = time.perf_counter()
     verified = verify_slot(written)
     journal = node.store.read_journal()

@@ -128,7 +128,7 @@ def _applied(bench: Bench, kind: str) -> Section:
         field_of = [
             bench.ours(
                 "", made, target, booted.path,
-                note="hashes the booted slot meanwhile, verifies every operation, reads back",
+                note="hashes the booted slot first, verifies every operation, reads back",
             )
         ]  # fmt: skip
         if patch := found.get(PATCHED):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from images import operations
+from images.errors import OperationOutputError
+from images.payload import READS_SOURCE, Operation
 from images.proto import payload_pb2 as pb
 from images.release import tuf_payload_path
 from images.signing import TrustedKeys
@@ -29,7 +32,7 @@ from tests.sim.payloads import Forge
 from tests.sim.plain import is_armed, memory_of, stop_after
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, payload_key, run_until
-from updater import booted_parts, planning, why
+from updater import booted_parts, pipeline, planning, why
 from updater.budget import DayBudgetError, MeteredLinkError, UpdateBudgetError
 from updater.download import Download, DownloadStoppedError
 from updater.engine import Engine
@@ -162,7 +165,7 @@ def test_a_booted_slot_that_changes_after_the_plan_ends_the_install_of_the_delta
     assert entry["code"] == "source-mismatch"
 
 
-def test_a_change_that_no_operation_notices_is_found_by_reading_the_booted_slot_beside_them(
+def test_what_comes_of_a_changed_booted_slot_is_blamed_on_neither_payload_nor_disk(
     world: World, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert perform(node, "check", {}, by="test")["kind"] == "delta"
@@ -174,7 +177,30 @@ def test_a_change_that_no_operation_notices_is_found_by_reading_the_booted_slot_
 
     require_installed(world, kind="full")
     (entry,) = history(node, "delta left out")
-    assert entry["code"] == "source-mismatch"  # neither the payload nor the disk is to blame
+    assert entry["code"] == "source-mismatch"
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_an_operation_that_fails_is_the_payloads_fault_only_where_the_slot_is_as_planned(
+    world: World, node: Node, monkeypatch: pytest.MonkeyPatch, *, changed: bool
+) -> None:
+    assert perform(node, "check", {}, by="test")["kind"] == "delta"
+    if changed:
+        spoil_booted(world, node)
+    original = operations.decode
+
+    def decode(operation: Operation, blob: bytes, **more: Any) -> object:  # noqa: ANN401
+        if operation.kind in READS_SOURCE:
+            raise OperationOutputError("it makes something else")
+        return original(operation, blob, **more)
+
+    monkeypatch.setattr(pipeline, "decode", decode)
+
+    update(world.node())
+
+    require_installed(world, kind="full")
+    (entry,) = history(node, "delta left out")
+    assert entry["code"] == ("source-mismatch" if changed else "operation-output")
 
 
 @pytest.mark.usefixtures("node")
@@ -184,9 +210,9 @@ def test_the_booted_slot_is_read_once_in_a_boot_to_plan(
     reads: list[str] = []
     original = booted_parts._hashed
 
-    def hashed(region: Region, size: int, look: Callable[[], None]) -> Held:
+    def hashed(node: Node, region: Region, size: int) -> Held:
         reads.append(region.label)
-        return original(region, size, look)
+        return original(node, region, size)
 
     monkeypatch.setattr(booted_parts, "_hashed", hashed)
     for _ in range(3):
@@ -200,10 +226,10 @@ def test_the_booted_slot_is_read_once_in_a_boot_to_plan(
 def test_a_booted_slot_that_cannot_be_read_leads_to_the_full_payload_aloud(
     world: World, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(_image: object, _offset: int, _size: int) -> bytes:
+    def fails(_region: Region, _size: int) -> Iterator[memoryview]:
         raise DeviceReadError("reading sector 7 failed")
 
-    monkeypatch.setattr(booted_parts, "read_exactly", fails)
+    monkeypatch.setattr(booted_parts, "read_back", fails)
     facts = perform(node, "check", {}, by="test")
     assert facts["kind"] == "full"
     assert "cannot be read: reading sector 7 failed" in facts["left_out"][0]
