@@ -29,6 +29,7 @@ PIECE_SIZE: Final = 64 * 1024  # bytes taken from a stream at once
 # stretch of the source of so many: most entries make a kilobyte.
 BATCH_SIZE: Final = 256 * 1024
 _BATCH_SPAN: Final = 512 * 1024
+BATCH_ENTRIES: Final = 4096  # also where they make nothing
 # Bytes that a patch holds besides blob and output: three bzip2 streams at their largest block
 # (3.7 MiB each, bzip2's manual 1.4) or three xz streams with dictionaries of these sizes, and
 # what a batch reads and makes.
@@ -148,7 +149,8 @@ class _Batch:
         if self._added:
             first, last = min(first, self._first), max(last, self._last)
         made = self._added + self._copied + add + copy
-        if made > BATCH_SIZE or (add and last - first > self._span):
+        full = made > BATCH_SIZE or len(self._entries) == BATCH_ENTRIES
+        if full or (add and last - first > self._span):
             self.carry_out()
             first, last = self._position, self._position + add
         self._entries.append(_ENTRY.pack(add, copy, _unsigned(seek)))

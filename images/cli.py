@@ -260,6 +260,7 @@ def verify(
     only with --source.
     """
     from images.apply import try_images
+    from images.errors import FileWriteError
     from images.reader import Accept, PayloadFile
 
     old = _by_name(sources)
@@ -275,7 +276,10 @@ def verify(
             why_not = why_not or "a delta needs --source"
         if not why_not:
             with _progress("making the images") as progress:
-                try_images(file, metadata, sources=old, progress=progress)
+                try:
+                    try_images(file, metadata, sources=old, progress=progress)
+                except FileWriteError as error:
+                    raise FileWriteError(f"{error}; --no-images leaves the images out") from error
     facts = {
         "file": str(payload),
         "verified": True,

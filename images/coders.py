@@ -1,9 +1,10 @@
-"""Coders of the system's shared libraries: what packed a stream once packs it again, bit for bit.
+"""Coders that the system has: what packed a stream once packs it again, bit for bit.
 
 A coder's output is its library's own business and changes with its version, so a payload names the
 library, its version, the function and the level, and what this coder made of a sample. Who has the
-very same is told before anything is fetched. The libraries are found at run time: no package of
-Python has them in these versions, and nothing but these operations needs them.
+very same is told before anything is fetched. lz4 and zstd are shared libraries found at run time:
+no package of Python has them in these versions, and nothing but these operations needs them. zlib
+is the one of Python; gzip is a program (`gzip_members`).
 """
 
 from __future__ import annotations

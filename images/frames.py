@@ -55,8 +55,9 @@ def unpack_frame(blob: Buffer, room: memoryview, dictionary: Buffer = b"") -> in
     if dictionary and len(dictionary) < DICTIONARY_MIN:
         raise OperationOutputError(f"a dictionary has {len(dictionary)} bytes")
     context = _context()
-    if dictionary:
-        library.ZSTD_DCtx_refPrefix(context, pointer(dictionary), len(dictionary))
+    prefix = pointer(dictionary) if dictionary else None  # lives until all is unpacked
+    if prefix is not None:
+        library.ZSTD_DCtx_refPrefix(context, prefix, len(dictionary))
     target = pointer(room) if room else None
     made: int = library.ZSTD_decompressDCtx(context, target, len(room), pointer(blob), len(blob))
     if library.ZSTD_isError(made) and _name(library, made) == _TOO_MUCH:

@@ -45,6 +45,7 @@ def pack_by_program(data: Bytes, level: int) -> bytes:
             check=True,
             timeout=_TIMEOUT,
             env={},  # a variable GZIP would be options
+            start_new_session=True,  # a Ctrl-C is for us, who stop politely
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise CoderMissingError(f"gzip of this system packs nothing: {error}") from error
@@ -77,7 +78,12 @@ def program_version() -> str | None:
     """Return the version of gzip, as it tells it itself, or None without it."""
     try:
         told = subprocess.run(  # as above
-            [_program(), "--version"], capture_output=True, check=True, timeout=_TIMEOUT, env={}
+            [_program(), "--version"],
+            capture_output=True,
+            check=True,
+            timeout=_TIMEOUT,
+            env={},
+            start_new_session=True,
         ).stdout
     except (OSError, subprocess.SubprocessError, CoderMissingError):
         return None

@@ -10,7 +10,8 @@ lock. How a pipeline must order the operations of a delta:
   operations before it are written, and its output is written before the next one is decoded. What
   was interrupted starts again from the copy: no operation may be taken for repeatable.
 
-In both, `source.check_source` comes once before the first operation.
+In both, the old image is compared as a whole before the first operation: by `source.check_source`,
+or, where a node read it in this boot, by what it read then.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def _legacy_blocks(read_at: ReadAt, at: int, size: int, tail: Tail | None) -> It
     """Yield the blocks of the lz4 legacy frame at byte `at`; the first that is none ends it."""
     read_at, at, size = _seen(read_at, at, size, tail)
     at += len(LZ4_LEGACY_MAGIC)
-    while at + 4 < size:
+    while at + 4 < size and (tail is None or at + 4 < tail.end):  # a block begins in the image
         (packed,) = struct.unpack("<I", read_at(at, 4))
         if not 0 < packed <= min(_LEGACY_PACKED_MAX, size - at - 4):
             return

@@ -156,7 +156,10 @@ class Outputs:
     def give_back(self, number: int) -> None:
         """Give the system the ring's pages before an operation that needs much memory by itself.
 
-        Waits until all before it are written. Not where dictionaries need what operations made.
+        Not where dictionaries need what operations made.
+
+        Args:
+            number: waits until all operations before this one are written.
 
         Raises:
             DownloadStoppedError: the install ended.

@@ -153,8 +153,10 @@ def choose(
     raise first
 
 
-def sources_wanted(payloads: Sequence[PayloadTarget]) -> dict[str, int]:
+def sources_wanted(payloads: Sequence[PayloadTarget], *, recode_max: int = 0) -> dict[str, int]:
     """Return, by part, how many bytes of the booted slot deltas start from.
+
+    Not those that pack more bytes again than `Policy.recode_max`.
 
     They start from one version, so from one image of each part; where two disagree, one is wrong.
     """
@@ -162,6 +164,7 @@ def sources_wanted(payloads: Sequence[PayloadTarget]) -> dict[str, int]:
         part.name: part.size
         for payload in payloads
         if payload.facts.source is not None
+        and not (recode_max and (payload.facts.recoded_bytes or 0) > recode_max)
         for part in payload.facts.source.partitions
     }
 

@@ -4,9 +4,10 @@
     (the caller's thread) -> flush, read back and compare, note in the journal (a thread)
 
 No temporary file; what operations make lies in one ring of memory (`outputs`), and at most
-`BUDGET_BYTES` besides are blobs and what unpacking takes. The journal names an
-operation only after its data is flushed and, where a signed hash of it says how, read back from
-the device: `proof`. What may be written is decided before: `install`.
+`SLOW_BUDGET_BYTES` besides are blobs, what unpacking takes, and outputs too large for the ring; one
+operation of any size always passes. The journal names an operation only after its data is flushed
+and, where a signed hash of it says how, read back from the device: `proof`. What may be written is
+decided before: `install`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 from updater.flushing import Flusher
 from updater.held import LocalOutput, Origin
-from updater.outputs import Layout, Outputs, first_numbers
+from updater.outputs import APART_BYTES, Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.shelf import Shelf
@@ -219,7 +220,7 @@ class Pipeline:
         self._sparing = slots.sparing
         self._written_bytes = self._kept_bytes = 0
         self._steps = list(self._manifest.steps())
-        self._flushed = journal.next_operation
+        self._flushed = self._handed_on = journal.next_operation
         self._done = metadata.header.data_offset
         self._firsts = first_numbers(self._steps)
         self._layout = Layout.of(
@@ -288,12 +289,12 @@ class Pipeline:
         if part is not None and self._reuse is not None and self._reuse.holds(number):
             self._feed_held(number, part, operation, self._reuse)
             return
-        cost = work_bytes(operation)
+        cost = cost_of(operation, block_size=self._manifest.block_size)
         self._take(operation, cost)
         if cost > SLOW_BUDGET_BYTES:  # it is alone, then
-            self._outputs.give_back(number)
+            self._outputs.give_back(self._handed_on)
         blob = self._read_blob(operation)
-        spare = cost - work_bytes(operation, blob)
+        spare = cost - cost_of(operation, blob, block_size=self._manifest.block_size)
         self._give(operation, spare)
         cost -= spare
         if digests:
@@ -311,7 +312,11 @@ class Pipeline:
             work = partial(self._work, number, part, operation, make)
         else:
             work = self._promise(number, part, operation, make).result
-        self._queue.put(_Write(number, part.name, operation, cost, work, alone=alone))
+        self._hand_on(_Write(number, part.name, operation, cost, work, alone=alone))
+
+    def _hand_on(self, step: _Write) -> None:
+        self._queue.put(step)
+        self._handed_on = step.number + 1
 
     def _take(self, operation: Operation, cost: int) -> None:
         if operation.kind not in SLOW:
@@ -377,13 +382,13 @@ class Pipeline:
         if in_place and number not in self._layout.referred:
             # It is flushed and proven with the rest all the same: whoever wrote it may not have.
             size = room_bytes(operation, block_size=self._manifest.block_size)
-            self._queue.put(_Write(number, part.name, operation, 0, lambda: Work([], [], size)))
+            self._hand_on(_Write(number, part.name, operation, 0, lambda: Work([], [], size)))
             return
         cost = operation.output_limit
         self._take(operation, cost)
         room = self._room(number, operation)
         work = self._promise(number, part, operation, make).result
-        self._queue.put(_Write(number, part.name, operation, cost, work))
+        self._hand_on(_Write(number, part.name, operation, cost, work))
 
     def _feed_stored(self, number: int, step: Step) -> None:
         """Read what an operation wrote before a restart, for the dictionaries of those after it."""
@@ -573,6 +578,12 @@ class Pipeline:
                 kept=self._journal.kept + self._kept_bytes,
             )
         )
+
+
+def cost_of(operation: Operation, blob: Bytes | None = None, *, block_size: int) -> int:
+    """Return what an operation takes of the budget: its work, and its room outside of the ring."""
+    size = room_bytes(operation, block_size=block_size)
+    return work_bytes(operation, blob) + (size if size > APART_BYTES else 0)
 
 
 def _put(writer: RegionWriter, work: Work) -> None:

@@ -60,7 +60,8 @@ def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> Choice:
     settled = armed is not None and armed.version == release.version
     deltas = node.settings.download.deltas
     payloads = release.payloads
-    wanted = sources_wanted(payloads) if deltas else {}
+    recode_max = node.settings.download.recode_max_mib * MIB
+    wanted = sources_wanted(payloads, recode_max=recode_max) if deltas else {}
     held = read_parts(node, wanted)
     full_size = max((one.size for one in payloads if one.facts.kind == "full"), default=0)
     failed = failed_bytes(node, memory, release.version)
@@ -70,7 +71,7 @@ def chosen(node: Node, memory: NodeState, release: VerifiedRelease) -> Choice:
         held=held,
         policy=Policy(
             deltas=deltas,
-            recode_max=node.settings.download.recode_max_mib * MIB,
+            recode_max=recode_max,
             limits=() if settled else in_force,
         ),
         spoiled=memory.spoiled,

@@ -45,7 +45,7 @@ class Shelf:
         return self._pieces.get(start)
 
     def add(self, start: int, data: bytes) -> None:
-        """Keep what was compared with its signed hash; beyond `SHELF_MAX_BYTES` it is not."""
+        """Keep what was read; beyond `SHELF_MAX_BYTES` it is not. Who takes it compares it."""
         held = sum(len(piece) for piece in self._pieces.values())
         if self._write is not None and held + len(data) <= SHELF_MAX_BYTES:
             self._pieces[start] = data

@@ -19,11 +19,13 @@ an order not to reboot: as long as its file is there the node is held, readable 
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -302,10 +304,19 @@ class Journal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Pieces(msgspec.Struct, frozen=True, kw_only=True):
-    """Pieces of a payload, by the offset of their first byte; of another one they are void."""
+    """Pieces of a payload, by the offset of their first byte; of another one they are void.
+
+    Their hash is ours: not all that is signed can be told without the payload's key.
+    """
 
     identity: str
     pieces: dict[int, bytes]
+    sha256: bytes
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are what was written."""
+        return _digest_of(self.pieces) == self.sha256
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -379,11 +390,14 @@ class Store:
         except _NONSENSE as error:
             self._warn_of(SHELF_FILE, error)
             return {}
+        if not kept.whole:
+            self._warn_of(SHELF_FILE, "its pieces have another hash")
+            return {}
         return kept.pieces if kept.identity == identity else {}
 
     def write_pieces(self, identity: str, pieces: dict[int, bytes]) -> None:
         """Keep pieces of a payload, in the place of all that is kept of any."""
-        kept = Pieces(identity=identity, pieces=pieces)
+        kept = Pieces(identity=identity, pieces=pieces, sha256=_digest_of(pieces))
         self._write(SHELF_FILE, msgspec.msgpack.encode(kept))
 
     def drop_pieces(self) -> None:
@@ -548,7 +562,10 @@ class Store:
             self._warn_of(name, error)
             return None
 
-    def _warn_of(self, name: str, error: Exception) -> None:
+    def _has_pieces(self) -> bool:
+        return (self._folder / SHELF_FILE).exists()
+
+    def _warn_of(self, name: str, error: object) -> None:
         path = self._folder / name
         log.warning("state file is damaged and taken as lost path=%s error=%s", path, error)
 
@@ -574,11 +591,25 @@ class Store:
 
     def _write(self, name: str, data: bytes) -> None:
         try:
-            replace_durably(self._folder / name, data)
+            try:
+                replace_durably(self._folder / name, data)
+            except OSError as error:
+                if error.errno != errno.ENOSPC or name == SHELF_FILE or not self._has_pieces():
+                    raise
+                self.drop_pieces()  # what only saves bytes may not keep the rest from being kept
+                replace_durably(self._folder / name, data)
         except OSError as error:
             raise StateError(
                 f"{self._folder / name} cannot be written: {error.strerror}"
             ) from error
+
+
+def _digest_of(pieces: Mapping[int, bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for start, data in pieces.items():
+        digest.update(b"%d %d\n" % (start, len(data)))
+        digest.update(data)
+    return digest.digest()
 
 
 def _damaged_hold(why: str) -> Hold:

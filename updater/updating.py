@@ -170,8 +170,9 @@ def _verify(node: Node, memory: NodeState, written: WrittenSlot, found: Found) -
 
     try:
         return verify_slot(written, judged)
-    except ReadBackError:
+    except ReadBackError as error:
         node.store.drop_journal()  # what it names as flushed is not what the disk holds
+        log.warning("what was written is void code=%s why=%s", error.code, error)
         planning.require_source(node, written.plan.facts)
         raise
 

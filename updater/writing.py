@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from images.errors import ImagesError, SourceMismatchError
+from images.errors import CoderMissingError, ImagesError, SourceMismatchError
 from partitions.boot_files import has_length
 from partitions.errors import PartitionsError
 from updater import given, planning
@@ -82,9 +82,13 @@ def write(
                     avoided=plan.avoided | {error.number},
                     reuse=mismatches < MISMATCHES_MAX,
                 )
-            except (DictionaryLostError, ReadBackError, SourceMismatchError):  # no mirror's fault
+            except (DictionaryLostError, ReadBackError, SourceMismatchError) as error:
                 _void(node, plan)  # what it names as flushed is not what the disk holds
+                log.warning("what was written is void code=%s why=%s", error.code, error)
                 planning.require_source(node, plan.facts)  # the next plan knows, too
+                raise
+            except CoderMissingError:
+                _void(node, plan)
                 raise
             except (ImagesError, PayloadDigestError) as error:
                 _require_source(node, plan)

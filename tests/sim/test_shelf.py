@@ -219,7 +219,7 @@ def test_the_file_is_bounded() -> None:
         shelf.add(start, bytes(2**20))
     shelf.close()
     assert sum(map(len, kept[0].values())) == SHELF_MAX_BYTES
-    encoded = msgspec.msgpack.encode(Pieces(identity="a" * 64, pieces=kept[0]))
+    encoded = msgspec.msgpack.encode(Pieces(identity="a" * 64, pieces=kept[0], sha256=bytes(32)))
     assert len(encoded) <= SHELF_FILE_MAX_BYTES
 
 

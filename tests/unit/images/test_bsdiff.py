@@ -8,6 +8,7 @@ import lzma
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import bsdiff4
 import pytest
@@ -104,6 +105,17 @@ def test_entries_add_copy_and_seek_both_ways(magic: bytes) -> None:
 
 def test_entries_that_make_nothing_may_stand_between() -> None:
     assert patched(container([(0, 0, 4), (0, 0, -2), (2, 0, 0)], diff=b"\0\0"), 2) == OLD[2:4]
+
+
+def test_entries_that_make_nothing_are_not_gathered() -> None:
+    size = 256 * 1024
+    patch = container([(0, 0, 0)] * size + [(0, size, 0)], extra=bytes(size), magic=XZ_MAGIC)
+    tracemalloc.start()
+    try:
+        assert patched(patch, size) == bytes(size)
+        assert tracemalloc.get_traced_memory()[1] < 8 * size + 2 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 BROKEN = {

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +133,25 @@ def test_files_of_gzip_pack_as_the_program_packs_them(
     for broken, limit in ((file, len(data) - 1), (file + b"x", len(data)), (b"x" + file, 9)):
         with pytest.raises(OperationOutputError, match="a gzip file"):
             unpack(function, broken, limit)
+
+
+def test_a_ctrl_c_on_the_terminal_does_not_reach_gzip() -> None:
+    code = (
+        "import signal, sys; from images import gzip_members\n"
+        "signal.signal(signal.SIGINT, lambda *_: None)\n"
+        "data = bytes(range(256)) * 200_000; print('begins', flush=True)\n"
+        "print(len(gzip_members.pack_by_program(data, 9)) > 0)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "begins\n"
+        for _ in range(40):
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGINT)
+            time.sleep(0.01)
+        assert child.stdout.read() == "True\n"
 
 
 def test_without_gzip_its_coder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 import shutil
+import struct
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from images.file_tails import find_tails
+from images import coders
+from images.file_tails import Tail, find_tails
+from images.packed import LZ4_LEGACY_MAGIC, _legacy_blocks
+from tests.sim.coders import need_coders
 
 BLOCK = 4096
 SIZES = {"a": 5000, "b": 3 * BLOCK, "c": 700, "d": 40 * BLOCK + 1, "e": 2 * BLOCK + 3000}
@@ -60,3 +64,19 @@ def test_another_file_system_has_none(image: bytes) -> None:
     tails = find_tails(lambda at, size: other[at : at + size], len(other))
 
     assert all(tails.of(at) is None for at in range(0, len(other), BLOCK))
+
+
+def test_a_block_of_lz4_that_lies_in_a_tail_alone_is_none_of_the_image() -> None:
+    """Behind the last whole block of its file the image has something else."""
+    need_coders()
+    chosen = random.Random(3)
+    blocks = [bytes(coders._lz4(data, 9)) for data in (bytes(8 << 20), chosen.randbytes(300))]
+    frame = LZ4_LEGACY_MAGIC + b"".join(struct.pack("<I", len(one)) + one for one in blocks)
+    whole = len(frame) // BLOCK * BLOCK
+    assert whole <= 4 + 4 + len(blocks[0]) + 4
+    image = frame[:whole] + bytes(BLOCK) + frame[whole:]
+    tail = Tail(0, whole, whole + BLOCK, len(frame) - whole)
+
+    found = list(_legacy_blocks(lambda at, size: image[at : at + size], 0, len(image), tail))
+
+    assert [(one.offset, one.end) for one in found] == [(8, whole)]

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from images.errors import (
 )
 from images.operations import work_bytes
 from images.packing import Blob, Compression, Dictionary, pack
-from images.payload import CLEARS, Operation
+from images.payload import CLEARS, Extent, Manifest, Operation, OperationKind, Step
 from images.reader import Accept, Metadata, PayloadFile, verify_file
 from images.release import PartFacts, PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
@@ -454,6 +454,51 @@ class TestResuming:
         bench.mirror.manners = Manners()
         bench.install(bench.noted[-1].next_operation)
         assert bench.content() == (bench.release.root, bench.release.boot)
+
+
+def test_large_outputs_count_for_the_budget_of_what_is_slow() -> None:
+    """An output that is too large for the ring is held until it is written."""
+    patch = Operation(
+        kind=OperationKind.SOURCE_BSDIFF,
+        data_offset=0,
+        data_length=1000,
+        dst_extents=(Extent(0, 8192),),
+        dst_length=None,
+        output_limit=32 * MIB,
+        data_sha256=b"",
+        dst_sha256=None,
+        src_extents=(Extent(0, 8192),),
+        src_length=32 * MIB,
+    )
+    assert pipeline.cost_of(patch, block_size=4096) > pipeline.SLOW_BUDGET_BYTES
+    small = replace(patch, dst_extents=(Extent(0, 512),), output_limit=2 * MIB)
+    assert 2 * pipeline.cost_of(small, block_size=4096) <= pipeline.SLOW_BUDGET_BYTES
+
+
+def test_who_gives_pages_back_waits_for_nothing_that_is_only_read_past(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob of a procedure that we do not know is never written; all operations count as large."""
+    waited: list[int] = []
+    steps = Manifest.steps
+
+    class Recording(Outputs):
+        @override
+        def give_back(self, number: int) -> None:
+            waited.append(number)
+            super().give_back(number)
+
+    def after_an_unknown_one(manifest: Manifest) -> Iterator[Step]:
+        every = list(steps(manifest))
+        yield Step(None, every[0].operation)
+        yield from every
+
+    monkeypatch.setattr(pipeline, "SLOW_BUDGET_BYTES", -1)
+    monkeypatch.setattr(pipeline, "Outputs", Recording)
+    monkeypatch.setattr(Manifest, "steps", after_an_unknown_one)
+    with suppress(PayloadDigestError):  # a blob was hashed twice
+        bench.install()
+    assert waited == [0, 0, *range(2, count_of(bench.release))]
 
 
 class WatchedBudget(pipeline._Budget):

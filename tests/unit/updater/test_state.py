@@ -290,6 +290,25 @@ def test_damaged_pieces_of_a_payload_are_taken_as_lost(store: Store) -> None:
         assert store.read_pieces("one") == {}
 
 
+def test_one_wrong_bit_of_the_pieces_is_seen_without_any_key(store: Store) -> None:
+    store.write_pieces("one", {0: b"metadata and its signature", 99: b"index"})
+    file = store.folder / "shelf.bin"
+    whole = bytearray(file.read_bytes())
+    whole[whole.index(b"signature") + 3] ^= 1
+    file.write_bytes(whole)
+    assert store.read_pieces("one") == {}
+
+
+def test_a_full_disk_costs_the_pieces_and_not_the_state(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "state") as folder:
+        store = filled(folder)
+        store.write_pieces("one", {0: bytes(20_000)})
+        fill(folder)
+        store.raise_floor(70)
+        assert store.read_floor() == 70
+        assert store.read_pieces("one") == {}
+
+
 def test_pieces_that_cannot_be_removed_keep_nobody_from_ending_an_update(store: Store) -> None:
     store.write_journal(JOURNAL)
     (store.folder / SHELF_FILE).mkdir()
@@ -348,6 +367,7 @@ def test_on_a_full_disk_every_write_is_a_state_error_and_loses_nothing(tmp_path:
     writers = {name: write for name, write in WRITERS.items() if name != "no journal"}
     with small_disk(tmp_path / "state") as folder:
         store = filled(folder)
+        store.drop_pieces()  # the next test is of what they are given up for
         fill(folder)
         before = read_everything(store)
         for write in writers.values():
