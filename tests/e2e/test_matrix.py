@@ -10,6 +10,7 @@ slow tests do the same with what payloads lie in BENCH_DIR/art.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import random
@@ -136,14 +137,16 @@ class Stock:
         self.engine.stdin.flush()
         return int(self._line())
 
-    def ended(self) -> bool:
-        """Wait for the end of the process; tell whether it was done, not killed."""
+    def ended(self) -> float | None:
+        """Wait for the end of the process; return the seconds it took, None when it was killed."""
+        took = 0.0
         while True:
             line = json.loads(self._line())
             if isinstance(line, dict):
+                took = line["wall"]
                 continue
             assert line in {0, -signal.SIGKILL}, f"the engine ended with status {line}"
-            return bool(line == 0)
+            return took if line == 0 else None
 
     def _line(self) -> str:
         assert self.engine.stdout is not None
@@ -197,45 +200,60 @@ def build_all(stock: Stock, kind: str) -> None:
 
 
 def install(cell: Cell, stock: Stock) -> float:
-    """Install without a kill; return how long it took."""
+    """Install without a kill; return how long it took, in seconds."""
     with stock.slots(cell) as (booted, passive):
         state = stock.begin(cell, passive)
-        began = time.monotonic()
+        stock.web.mark()
         stock.start(cell, booted, passive, state)
-        assert stock.ended()
-        took = time.monotonic() - began
+        took = stock.ended()
+        assert took is not None
         check(cell, stock, booted, passive)
+    print(f"{cell}: fetched {stock.web.sent()} bytes, {took:.1f} s")
     return took
 
 
 def check(cell: Cell, stock: Stock, booted: Partition, passive: Partition) -> None:
     for slot, version in ((passive, cell.new), (booted, cell.old)):
         image = stock.image(version, cell.kind)
-        assert slot.digest(image.stat().st_size) == file_digest(image), f"{cell}: {version}"
+        assert slot.digest(image.stat().st_size) == digest_of(image), f"{cell}: {version}"
+
+
+@functools.cache  # an image does not change; reading a real one takes seconds
+def digest_of(image: Path) -> str:
+    return file_digest(image)
 
 
 def killed(cell: Cell, stock: Stock, chance: random.Random, kills: int, whole_secs: float) -> None:
-    """Install with kills: an install that is done before its kill begins anew."""
+    """Install with kills: an install that is done before its kill begins anew.
+
+    What a whole one takes is learnt again from each that no kill interrupted: a machine that was
+    busy with something else the first time would have most kills come too late.
+    """
     deadline = time.monotonic() + LIMIT_SECS
+    size = stock.payload(cell).stat().st_size
+    flushed: list[int] = []  # percent of the payload that was behind each kill
+    stock.web.mark()
     with stock.slots(cell) as (booted, passive):
-        state, left, midway = stock.begin(cell, passive), kills, 0
-        while left:
-            assert time.monotonic() < deadline, f"{cell}: {left} kills to go"
+        state, unbroken = stock.begin(cell, passive), True
+        while len(flushed) < kills:
+            assert time.monotonic() < deadline, f"{cell}: killed at {flushed} percent alone"
             process = stock.start(cell, booted, passive, state)
             time.sleep(chance.uniform(0.0, whole_secs * LONGEST_SHARE))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
-            if stock.ended():
+            took = stock.ended()
+            if took is not None:
                 check(cell, stock, booted, passive)
-                state = stock.begin(cell, passive)
+                whole_secs = min(whole_secs, took) if unbroken else whole_secs
+                state, unbroken = stock.begin(cell, passive), True
             else:
-                left -= 1
+                unbroken = False
                 journal = Store(state).read_journal()
-                midway += journal is not None and journal.next_operation > 0
-        print(f"{cell}: {kills} kills, {midway} of them with something flushed")
+                flushed.append(100 * journal.spared // size if journal is not None else 0)
         stock.start(cell, booted, passive, state)
-        assert stock.ended()
+        assert stock.ended() is not None
         check(cell, stock, booted, passive)
+    print(f"{cell}: {kills} kills at {flushed} percent, fetched {stock.web.sent()} bytes in all")
 
 
 def needs(kind: str) -> None:
