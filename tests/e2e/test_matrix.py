@@ -207,15 +207,15 @@ def install(cell: Cell, stock: Stock) -> float:
         stock.start(cell, booted, passive, state)
         took = stock.ended()
         assert took is not None
-        check(cell, stock, booted, passive)
+        check(stock, passive, cell.new, cell.kind)
+        check(stock, booted, cell.old, cell.kind)
     print(f"{cell}: fetched {stock.web.sent()} bytes, {took:.1f} s")
     return took
 
 
-def check(cell: Cell, stock: Stock, booted: Partition, passive: Partition) -> None:
-    for slot, version in ((passive, cell.new), (booted, cell.old)):
-        image = stock.image(version, cell.kind)
-        assert slot.digest(image.stat().st_size) == digest_of(image), f"{cell}: {version}"
+def check(stock: Stock, slot: Partition, version: str, kind: str) -> None:
+    image = stock.image(version, kind)
+    assert slot.digest(image.stat().st_size) == digest_of(image), f"this is not {image.name}"
 
 
 @functools.cache  # an image does not change; reading a real one takes seconds
@@ -243,7 +243,7 @@ def killed(cell: Cell, stock: Stock, chance: random.Random, kills: int, whole_se
                 os.kill(process, signal.SIGKILL)
             took = stock.ended()
             if took is not None:
-                check(cell, stock, booted, passive)
+                check(stock, passive, cell.new, cell.kind)
                 whole_secs = min(whole_secs, took) if unbroken else whole_secs
                 state, unbroken = stock.begin(cell, passive), True
             else:
@@ -252,7 +252,8 @@ def killed(cell: Cell, stock: Stock, chance: random.Random, kills: int, whole_se
                 flushed.append(100 * journal.spared // size if journal is not None else 0)
         stock.start(cell, booted, passive, state)
         assert stock.ended() is not None
-        check(cell, stock, booted, passive)
+        check(stock, passive, cell.new, cell.kind)
+        check(stock, booted, cell.old, cell.kind)  # it was filled once: no install wrote to it
     print(f"{cell}: {kills} kills at {flushed} percent, fetched {stock.web.sent()} bytes in all")
 
 
