@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from enum import Enum
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.e2e
 CONTENT_BYTES = 2_000_000  # of files in v1 of the small images
 KILLS = 20  # of a pair of real images, of a small file system: all ways together
 LIMIT_SECS = 1800.0
-LONGEST_SHARE = 1.0  # of a whole install's time, after which a process is killed at the latest
+POLL_SECS = 0.02  # between two looks at how much is flushed
 
 
 class Way(Enum):
@@ -226,19 +226,31 @@ def digest_of(image: Path) -> str:
 def killed(cell: Cell, stock: Stock, chance: random.Random, kills: int, whole_secs: float) -> None:
     """Install with kills: an install that is done before its kill begins anew.
 
-    What a whole one takes is learnt again from each that no kill interrupted: a machine that was
-    busy with something else the first time would have most kills come too late.
+    Every other kill waits for time, every other for a share of the payload to be flushed, and a
+    little more: most of the time of an any-to-any install passes before its first byte, so that
+    time alone would leave out its rest. What a whole one takes is learnt again from each that no
+    kill interrupted: a machine that was busy with something else the first time would have most
+    kills come too late.
     """
     deadline = time.monotonic() + LIMIT_SECS
     size = stock.payload(cell).stat().st_size
     flushed: list[int] = []  # percent of the payload that was behind each kill
+
+    def share() -> float:
+        journal = Store(state).read_journal()
+        return journal.spared / size if journal is not None else 0.0
+
     stock.web.mark()
     with stock.slots(cell) as (booted, passive):
         state, unbroken = stock.begin(cell, passive), True
         while len(flushed) < kills:
             assert time.monotonic() < deadline, f"{cell}: killed at {flushed} percent alone"
             process = stock.start(cell, booted, passive, state)
-            time.sleep(chance.uniform(0.0, whole_secs * LONGEST_SHARE))
+            if len(flushed) % 2:
+                wait_for_share(chance.uniform(share(), 1.0), share, process)
+                time.sleep(chance.uniform(0.0, whole_secs / 10))
+            else:
+                time.sleep(chance.uniform(0.0, whole_secs))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
             took = stock.ended()
@@ -248,13 +260,20 @@ def killed(cell: Cell, stock: Stock, chance: random.Random, kills: int, whole_se
                 state, unbroken = stock.begin(cell, passive), True
             else:
                 unbroken = False
-                journal = Store(state).read_journal()
-                flushed.append(100 * journal.spared // size if journal is not None else 0)
+                flushed.append(round(100 * share()))
         stock.start(cell, booted, passive, state)
         assert stock.ended() is not None
         check(stock, passive, cell.new, cell.kind)
         check(stock, booted, cell.old, cell.kind)  # it was filled once: no install wrote to it
     print(f"{cell}: {kills} kills at {flushed} percent, fetched {stock.web.sent()} bytes in all")
+
+
+def wait_for_share(wanted: float, share: Callable[[], float], process: int) -> None:
+    """Wait until so much of the payload is flushed, or the process is no more."""
+    with contextlib.suppress(ProcessLookupError):
+        while share() < wanted:
+            os.kill(process, 0)
+            time.sleep(POLL_SECS)
 
 
 def needs(kind: str) -> None:
