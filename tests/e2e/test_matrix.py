@@ -41,7 +41,7 @@ pytestmark = pytest.mark.e2e
 
 CONTENT_BYTES = 2_000_000  # of files in v1 of the small images
 KILLS = 20  # of a pair of real images, of a small file system: all ways together
-LIMIT_SECS = 1800.0
+LIMIT_SECS = 3600.0  # of a cell; squashfs deltas took 1350 while other work had most of the CPU
 POLL_SECS = 0.02  # between two looks at how much is flushed
 
 
