@@ -241,7 +241,7 @@ def _gzip_file(read_at: ReadAt, at: int, size: int, tail: Tail | None) -> Iterat
     while not unpacker.eof and unpacked <= UNPACKED_MAX and at < size:
         try:
             piece = read_at(at, min(_GZIP_PIECE, size - at))
-            unpacked += len(unpacker.decompress(piece))
+            unpacked += len(unpacker.decompress(piece, UNPACKED_MAX + 1 - unpacked))
         except zlib.error:
             return
         at += len(piece)

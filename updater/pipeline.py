@@ -3,11 +3,10 @@
     download (a thread) -> decompress, compare with what is there (workers) -> write, begun in order
     (the caller's thread) -> flush, read back and compare, note in the journal (a thread)
 
-No temporary file; what operations make lies in one ring of memory (`outputs`), and at most
-`SLOW_BUDGET_BYTES` besides are blobs, what unpacking takes, and outputs too large for the ring; one
-operation of any size always passes. The journal names an operation only after its data is flushed
-and, where a signed hash of it says how, read back from the device: `proof`. What may be written is
-decided before: `install`.
+No temporary file; what operations make lies in one ring of memory (`outputs`); blobs, what
+unpacking takes and outputs too large for the ring are limited (`in_flight`). The journal names an
+operation only after its data is flushed and, where a signed hash of it says how, read back from the
+device: `proof`. What may be written is decided before: `install`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 import msgspec
 
 from images.block_index import check_index_group
-from images.operations import Bytes, check_blob, decode, room_bytes, work_bytes, writes, zeros
-from images.payload import CLEARS, PATCHES, READS_TARGET, Operation, OperationKind, Part, Step
+from images.operations import Bytes, check_blob, decode, room_bytes, writes, zeros
+from images.payload import CLEARS, READS_TARGET, Operation, Part, Step
 from images.reader import Metadata, PayloadDigests
 from updater.allocator import reuse_large_buffers
 from updater.budget import BudgetError
@@ -37,7 +36,8 @@ from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 from updater.flushing import Flusher
 from updater.held import LocalOutput, Origin
-from updater.outputs import APART_BYTES, Layout, Outputs, first_numbers
+from updater.in_flight import LIMIT_BYTES, InFlight, cost_of
+from updater.outputs import Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.shelf import Shelf
@@ -54,13 +54,6 @@ if TYPE_CHECKING:
     from updater.sparing import Sparing
     from updater.state import Journal
 
-# Blobs in flight and what is made of them on the way. One operation of any size always passes.
-BUDGET_BYTES: Final = 12 * 1024 * 1024
-# The same together with operations that patch, or unpack and pack again: they are slow and need
-# more, and two run at once where they are small. Measured with real deltas: an install stays
-# within 64 MiB.
-SLOW_BUDGET_BYTES: Final = 36 * 1024 * 1024
-SLOW: Final = PATCHES | {OperationKind.SOURCE_RECODE}
 # So many bytes of a slot count like one of the payload: what is copied or cleared is read back
 # behind the writer too, not all of it in the end.
 MADE_FOR_FETCHED: Final = 8
@@ -165,35 +158,6 @@ class _Write:
 _Item: TypeAlias = _Write | BaseException | None
 
 
-class _Budget:
-    """Bytes in flight: `take` waits until there is room, one taker always passes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._taken = 0
-        self._closed = False
-        self._changed = threading.Condition()
-
-    def take(self, amount: int) -> None:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or not self._taken or self._taken + amount <= self._limit
-            )
-            if self._closed:
-                raise DownloadStoppedError("the install ended")
-            self._taken += amount
-
-    def give(self, amount: int) -> None:
-        with self._changed:
-            self._taken -= amount
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-
-
 class Pipeline:
     """One pass over the operations that the journal does not name as flushed."""
 
@@ -233,8 +197,7 @@ class Pipeline:
         self._made: dict[int, Future[Bytes | None]] = {}  # those that dictionaries may need
         lengths = (step.operation.data_length for step in self._steps)
         self._blob_bytes = array("Q", accumulate(lengths, initial=0))
-        self._budget = _Budget(BUDGET_BYTES)
-        self._slow_budget = _Budget(SLOW_BUDGET_BYTES)
+        self._in_flight = InFlight()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._writing: deque[tuple[_Write, Work, list[Future[None]]]] = deque()
         self._flusher = Flusher(plan.checkpoint_bytes, self._flush)
@@ -258,8 +221,7 @@ class Pipeline:
                 self._flusher.finish()  # no polite stop, lost network or spent budget costs a byte
                 raise
             finally:
-                self._budget.close()
-                self._slow_budget.close()
+                self._in_flight.close()
                 self._outputs.close()
                 self._flusher.close()
                 self._download.interrupt()
@@ -290,18 +252,18 @@ class Pipeline:
             self._feed_held(number, part, operation, self._reuse)
             return
         cost = cost_of(operation, block_size=self._manifest.block_size)
-        self._take(operation, cost)
-        if cost > SLOW_BUDGET_BYTES:  # it is alone, then
+        self._in_flight.take(operation, cost)
+        if cost > LIMIT_BYTES:  # it is alone, then
             self._outputs.give_back(self._handed_on)
         blob = self._read_blob(operation)
         spare = cost - cost_of(operation, blob, block_size=self._manifest.block_size)
-        self._give(operation, spare)
+        self._in_flight.give(operation, spare)
         cost -= spare
         if digests:
             digests.blob(blob)
         if part is None:  # a procedure that we do not know: its bytes are only read past
             check_blob(operation, blob)
-            self._give(operation, cost)
+            self._in_flight.give(operation, cost)
             return
         make = self._decoding(number, part, operation, blob)
         work: Callable[[], Work]
@@ -318,16 +280,6 @@ class Pipeline:
         self._queue.put(step)
         self._handed_on = step.number + 1
 
-    def _take(self, operation: Operation, cost: int) -> None:
-        if operation.kind not in SLOW:
-            self._budget.take(cost)
-        self._slow_budget.take(cost)
-
-    def _give(self, operation: Operation, cost: int) -> None:
-        if operation.kind not in SLOW:
-            self._budget.give(cost)
-        self._slow_budget.give(cost)
-
     def _giving(
         self, make: Callable[[], Bytes | None], operation: Operation, cost: int
     ) -> Callable[[], Bytes | None]:
@@ -337,7 +289,7 @@ class Pipeline:
             try:
                 return make()
             finally:
-                self._give(operation, cost)
+                self._in_flight.give(operation, cost)
 
         return made
 
@@ -385,7 +337,7 @@ class Pipeline:
             self._hand_on(_Write(number, part.name, operation, 0, lambda: Work([], [], size)))
             return
         cost = operation.output_limit
-        self._take(operation, cost)
+        self._in_flight.take(operation, cost)
         room = self._room(number, operation)
         work = self._promise(number, part, operation, make).result
         self._hand_on(_Write(number, part.name, operation, cost, work))
@@ -536,7 +488,7 @@ class Pipeline:
         self._written_bytes += work.bytes_written
         self._kept_bytes += work.kept
         self._outputs.written(step.number)
-        self._give(step.operation, step.cost)
+        self._in_flight.give(step.operation, step.cost)
         made = (work.bytes_written + work.kept) // MADE_FOR_FETCHED
         self._flusher.mark(step.number + 1, max(step.operation.data_length, made))
         if step.operation.data_length:
@@ -578,12 +530,6 @@ class Pipeline:
                 kept=self._journal.kept + self._kept_bytes,
             )
         )
-
-
-def cost_of(operation: Operation, blob: Bytes | None = None, *, block_size: int) -> int:
-    """Return what an operation takes of the budget: its work, and its room outside of the ring."""
-    size = room_bytes(operation, block_size=block_size)
-    return work_bytes(operation, blob) + (size if size > APART_BYTES else 0)
 
 
 def _put(writer: RegionWriter, work: Work) -> None:

@@ -85,7 +85,7 @@ def write(
             except (DictionaryLostError, ReadBackError, SourceMismatchError) as error:
                 _void(node, plan)  # what it names as flushed is not what the disk holds
                 log.warning("what was written is void code=%s why=%s", error.code, error)
-                planning.require_source(node, plan.facts)  # the next plan knows, too
+                _require_source(node, plan)  # the next plan knows, too
                 raise
             except CoderMissingError:
                 _void(node, plan)

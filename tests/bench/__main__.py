@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.bench import peers
-from tests.bench.artefacts import ROOT, Shelf
+from tests.bench.artefacts import ROOT, Artefacts
 from tests.bench.figures import (
     VERDICT_HEAD,
     Section,
@@ -130,12 +130,12 @@ def run(arguments: argparse.Namespace) -> None:
         for made in (art, scratch):
             made.mkdir(parents=True, exist_ok=True)
         with serve(art, scratch / "web") as web:
-            shelf = Shelf(
+            artefacts = Artefacts(
                 folder=art, scratch=scratch, keep=arguments.keep, say=say,
                 makes=not arguments.no_make,
             )  # fmt: skip
             bench = Bench(
-                images=folder / "images", art=art, scratch=scratch, shelf=shelf, web=web,
+                images=folder / "images", art=art, scratch=scratch, artefacts=artefacts, web=web,
                 rounds=arguments.rounds,
             )  # fmt: skip
             if arguments.make_only:

@@ -54,7 +54,7 @@ def our_key() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shelf:
+class Artefacts:
     """A folder of artefacts.
 
     Attributes:

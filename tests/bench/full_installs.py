@@ -65,7 +65,7 @@ def _swupdate(
     link.unlink(missing_ok=True)
     link.symlink_to(arena.target.path)
     line = peers.swupdate_bundle(packed.path, link, keys, bench.scratch)
-    made = bench.shelf.make("v2.ext4.swu", line, images=[packed.path], maker=f"cpio {link}")
+    made = bench.artefacts.make("v2.ext4.swu", line, images=[packed.path], maker=f"cpio {link}")
     yield peers.swupdate(bench.url(made.path), keys, bench.scratch)
 
 
@@ -79,7 +79,7 @@ def _rauc(
     keys = peers.certificates(bench.art / "keys" / "peers")
     line = peers.rauc_bundle(image, keys, bench.scratch)
     maker = f"rauc {peers.versions().get('rauc', '')}"
-    made = bench.shelf.make("v2.ext4.raucb", line, images=[image], maker=maker)
+    made = bench.artefacts.make("v2.ext4.raucb", line, images=[image], maker=maker)
     rauc = peers.Rauc(
         folder=bench.scratch / "rauc", keys=keys, booted=booted.path, target=arena.target.path
     )

@@ -12,7 +12,7 @@ from typing import Final
 
 from images.signing import keygen
 from tests.bench import peers
-from tests.bench.artefacts import Made, Shelf, our_key
+from tests.bench.artefacts import Artefacts, Made, our_key
 from tests.bench.block_bound import Bound
 from tests.bench.facts import describe
 from tests.bench.figures import OURS
@@ -35,7 +35,7 @@ class Bench:
         images: the folder of v1.ext4 and so on.
         art: artefacts; the web server serves this folder.
         scratch: of this run.
-        shelf: makes artefacts.
+        artefacts: makes them.
         web: the server.
         rounds: how often everybody runs.
     """
@@ -43,7 +43,7 @@ class Bench:
     images: Path
     art: Path
     scratch: Path
-    shelf: Shelf
+    artefacts: Artefacts
     web: Web
     rounds: int
 
@@ -83,7 +83,7 @@ class Bench:
         return self._ours(f"v1-v2.{kind}.delta.crau", command, [old, new])
 
     def _ours(self, name: str, command: Sequence[str], images: Sequence[Path]) -> Made:
-        made = self.shelf.make(name, command, images=images, maker=our_key())
+        made = self.artefacts.make(name, command, images=images, maker=our_key())
         describe(made.path)
         return made
 
@@ -92,7 +92,7 @@ class Bench:
         image = self.image(version, kind)
         command = f"zstd -q -f -T0 -{level} {image} -o {{output}}"
         maker = f"zstd {peers.versions().get('zstd', '')} -{level}"
-        return self.shelf.make(f"{image.name}.zst{level}", command, images=[image], maker=maker)
+        return self.artefacts.make(f"{image.name}.zst{level}", command, images=[image], maker=maker)
 
     def xdelta3(self, kind: str, *, second: str = "none") -> Made:
         """Return xdelta3's patch, with the whole old image as its window.
@@ -103,14 +103,18 @@ class Bench:
         suffix = "xd" if second == "none" else f"xd-{second}"
         command = f"xdelta3 -e -9 -S {second} -f -B {window_of(old, new)} -s {old} {new} {{output}}"
         maker = f"xdelta3 {peers.versions().get('xdelta3', '')} -9 -S {second}"
-        return self.shelf.make(f"v1-v2.{kind}.{suffix}", command, images=[old, new], maker=maker)
+        return self.artefacts.make(
+            f"v1-v2.{kind}.{suffix}", command, images=[old, new], maker=maker
+        )
 
     def zstd_patch(self, kind: str) -> Made:
         """Return zstd's patch."""
         old, new = self.image("v1", kind), self.image("v2", kind)
         command = f"zstd -q -f -3 --long={long_of(old, new)} --patch-from={old} {new} -o {{output}}"
         maker = f"zstd {peers.versions().get('zstd', '')} -3 --patch-from"
-        return self.shelf.make(f"v1-v2.{kind}.zstd-patch", command, images=[old, new], maker=maker)
+        return self.artefacts.make(
+            f"v1-v2.{kind}.zstd-patch", command, images=[old, new], maker=maker
+        )
 
     def ours(
         self, name: str, made: Made, target: Path, booted: Path | None, *words: str,
@@ -135,7 +139,7 @@ class Bench:
                 target=target,
                 web=self.web,
                 folder=self.scratch,
-                say=self.shelf.say,
+                say=self.artefacts.say,
                 sha256=file_digest(image),
                 size=image.stat().st_size,
             )
@@ -152,7 +156,7 @@ def bound_of(bench: Bench, kind: str) -> Bound:
     """Return the bound of a pair, worked out once."""
     old, new = bench.image("v1", kind), bench.image("v2", kind)
     command = [sys.executable, "-m", "tests.bench.block_bound", str(old), str(new), "{output}"]
-    made = bench.shelf.make(f"v1-v2.{kind}.bound.json", command, images=[old, new], maker="1")
+    made = bench.artefacts.make(f"v1-v2.{kind}.bound.json", command, images=[old, new], maker="1")
     return Bound(**json.loads(made.path.read_text()))
 
 

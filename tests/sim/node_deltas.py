@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,8 @@ from tests.sim.deltas import REPLACE_ZSTD, Delta
 from tests.sim.payloads import BLOCK, Forge, format_1
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, payload_key
+from updater.node import Node
+from updater.verbs import perform
 
 MIB = 1024 * 1024
 PER_CHUNK = MIB // BLOCK
@@ -140,3 +142,25 @@ def similar_releases(folder: Path, clock: Days) -> Iterator[World]:
     with World(folder, noise=lambda size: noise[:size], clock=clock) as made:
         made.release("2.0.0", rollback_index=2)
         yield made
+
+
+def fresh(world: World, **settings: str) -> Node:
+    """Boot with these lines in `[download]` of the settings and return the node."""
+    _write_settings(world, settings)
+    return world.boot()
+
+
+def settings_of(world: World, **settings: str) -> Node:
+    """Change the settings and return the node as a new process of this boot."""
+    _write_settings(world, settings)
+    return world.node()
+
+
+def update(node: Node) -> object:
+    """Do what `bascule update` does."""
+    return perform(node, "update", {}, by="test")
+
+
+def _write_settings(world: World, settings: Mapping[str, str]) -> None:
+    extra = "".join(f"{key} = {value}\n" for key, value in settings.items())
+    world.write_settings(retries=f"2\n{extra}", poll_interval_secs="3600")

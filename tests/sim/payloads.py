@@ -6,12 +6,13 @@ import builtins
 import functools
 import hashlib
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from backports import zstd
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from images.packing import Blob, Compression, Dictionary, pack
 from images.proto import payload_pb2 as pb
 from images.signing import PrivateKey, TrustedKeys, encode_signatures, sign_digest
 
@@ -23,6 +24,21 @@ def key(number: int = 0, bits: int = 2048) -> rsa.RSAPrivateKey:
     """Return a private key; the same one for the same number, made in this process."""
     del number
     return rsa.generate_private_key(public_exponent=65537, key_size=bits)
+
+
+def pack_bent(bend: Callable[[Blob], Blob]) -> Callable[..., Blob]:
+    """Return what a builder may take for `pack`, whose blobs a test bends."""
+
+    def packed(
+        chunk: bytes,
+        candidates: Sequence[Compression],
+        dictionary: Dictionary | None = None,
+        *,
+        level: int,
+    ) -> Blob:
+        return bend(pack(chunk, candidates, dictionary, level=level))
+
+    return packed
 
 
 def trusted(*keys: PrivateKey) -> TrustedKeys:

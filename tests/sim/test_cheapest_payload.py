@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,15 @@ from server.promotion import Promotion
 from server.publish import add_release
 from server.settings import Settings as DeskSettings
 from tests.sim.desk import serving
-from tests.sim.node_deltas import Days, apart, release_delta, similar_releases
+from tests.sim.node_deltas import (
+    Days,
+    apart,
+    fresh,
+    release_delta,
+    settings_of,
+    similar_releases,
+    update,
+)
 from tests.sim.payloads import Forge
 from tests.sim.plain import is_armed, memory_of, stop_after
 from tests.sim.repository import BOARD, PRODUCT
@@ -63,23 +71,6 @@ def node(world: World) -> Node:
     return fresh(world)
 
 
-def fresh(world: World, **settings: str) -> Node:
-    """Boot with these lines in `[download]` of the settings and return the node."""
-    write_settings(world, settings)
-    return world.boot()
-
-
-def settings_of(world: World, **settings: str) -> Node:
-    """Change the settings and return the node as a new process of this boot."""
-    write_settings(world, settings)
-    return world.node()
-
-
-def write_settings(world: World, settings: Mapping[str, str]) -> None:
-    extra = "".join(f"{key} = {value}\n" for key, value in settings.items())
-    world.write_settings(retries=f"2\n{extra}", poll_interval_secs="3600")
-
-
 def full_size(world: World) -> int:
     """Return the bytes of the full payload of 2.0.0, as they were signed."""
     targets = world.repository.roles["releases"].targets
@@ -100,10 +91,6 @@ def spoil_booted(world: World, node: Node) -> None:
     with world.disk.open("r+b") as disk:
         disk.seek(region.offset + world.image_size - 1)
         disk.write(b"\x5a")
-
-
-def update(node: Node) -> object:
-    return perform(node, "update", {}, by="test")
 
 
 def history(node: Node, what: str) -> list[dict[str, str | int]]:

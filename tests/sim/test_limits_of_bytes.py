@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,14 @@ from server.publish import add_release
 from server.queries import groups
 from server.settings import Settings as DeskSettings
 from tests.sim.desk import serving
-from tests.sim.node_deltas import Days, release_delta, similar_releases
+from tests.sim.node_deltas import (
+    Days,
+    fresh,
+    release_delta,
+    settings_of,
+    similar_releases,
+    update,
+)
 from tests.sim.plain import give, is_armed, memory_of, serve, stop_after
 from tests.sim.repository import BOARD, PRODUCT
 from tests.sim.world import World, payload_key, run_until
@@ -37,7 +44,6 @@ from updater.shown import status, status_lines
 from updater.state import Journal
 from updater.steering import flush
 from updater.trust.view import PayloadTarget
-from updater.verbs import perform
 
 MIB = 1024 * 1024
 
@@ -61,25 +67,6 @@ def similar(tmp_path: Path, days: Days) -> Iterator[World]:
     """2.0.0 is current, differs little from the running 1.0.0, and has a delta from it."""
     with similar_releases(tmp_path, days) as made:
         yield made
-
-
-def fresh(world: World, **settings: str) -> Node:
-    write_settings(world, settings)
-    return world.boot()
-
-
-def settings_of(world: World, **settings: str) -> Node:
-    write_settings(world, settings)
-    return world.node()
-
-
-def write_settings(world: World, settings: Mapping[str, str]) -> None:
-    extra = "".join(f"{key} = {value}\n" for key, value in settings.items())
-    world.write_settings(retries=f"2\n{extra}", poll_interval_secs="3600")
-
-
-def update(node: Node) -> object:
-    return perform(node, "update", {}, by="test")
 
 
 def full_size(world: World) -> int:

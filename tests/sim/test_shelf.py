@@ -17,9 +17,10 @@ from tests.sim.payload_server import Manners
 from tests.sim.plain import is_armed, stop_after
 from tests.sim.world import World
 from updater.download import DownloadError, DownloadStoppedError
+from updater.node import Node
 from updater.pipeline import Pipeline
 from updater.shelf import SHELF_MAX_BYTES, Shelf
-from updater.state import SHELF_FILE, SHELF_FILE_MAX_BYTES, Pieces, Store
+from updater.state import SHELF_FILE, SHELF_FILE_MAX_BYTES, Journal, Pieces, Store
 from updater.verbs import perform
 
 HEADER_BYTES = 24  # what is asked for to learn whether a mirror serves ranges
@@ -223,6 +224,17 @@ def test_the_file_is_bounded() -> None:
     assert len(encoded) <= SHELF_FILE_MAX_BYTES
 
 
+def journal_of_a_stopped_update(node: Node, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    """Update until something is flushed, and no further."""
+    stop_after(node, 1, monkeypatch)
+    with pytest.raises(DownloadStoppedError):
+        perform(node, "update", {}, by="test")
+    monkeypatch.undo()
+    journal = node.store.read_journal()
+    assert journal is not None
+    return journal
+
+
 class TestANode:
     @pytest.fixture
     def world(self, tmp_path: Path) -> Iterator[World]:
@@ -234,15 +246,9 @@ class TestANode:
     def test_keeps_it_until_the_slot_is_armed_and_counts_what_came(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        node = world.node()
-        stop_after(node, 1, monkeypatch)
-        with pytest.raises(DownloadStoppedError):
-            perform(node, "update", {}, by="test")
-        monkeypatch.undo()
+        journal = journal_of_a_stopped_update(world.node(), monkeypatch)
         kept = world.folder / "state" / SHELF_FILE
         assert kept.exists()
-        journal = node.store.read_journal()
-        assert journal is not None
         first = world.payloads.sent
         assert 0 < journal.downloaded <= first
         size = (world.folder / "2.0.0.crau").stat().st_size
@@ -262,12 +268,7 @@ class TestANode:
     ) -> None:
         """The metadata is known, but nobody showed that the payload itself is still there."""
         node = world.node()
-        stop_after(node, 1, monkeypatch)
-        with pytest.raises(DownloadStoppedError):
-            perform(node, "update", {}, by="test")
-        monkeypatch.undo()
-        journal = node.store.read_journal()
-        assert journal is not None
+        journal = journal_of_a_stopped_update(node, monkeypatch)
         other = msgspec.structs.replace(journal, sha256="0" * 64)
         node.store.write_journal(other)
         files = dict(world.payloads.files)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import images.build as build_room
 from images.errors import OperationOutputError
-from images.packing import Blob, Compression, Dictionary, pack
+from images.packing import Blob
 from partitions.slots import Slot
 from partitions.writer import RegionWriter
 from tests.sim.lives import due_now, memory_of
+from tests.sim.payloads import pack_bent
 from tests.sim.world import World, run_until
 from updater.engine import Engine
 from updater.lifecycle import State
@@ -73,19 +74,12 @@ def test_a_release_that_names_a_wrong_hash_is_the_publishers_fault(
 ) -> None:
     made: list[Blob] = []
 
-    def pack_wrong(
-        chunk: bytes,
-        candidates: Sequence[Compression],
-        dictionary: Dictionary | None = None,
-        *,
-        level: int,
-    ) -> Blob:
-        blob = pack(chunk, candidates, dictionary, level=level)
+    def second_wrong(blob: Blob) -> Blob:
         made.append(blob)
         return dataclasses.replace(blob, dst_sha256=os.urandom(32)) if len(made) == 2 else blob
 
     with monkeypatch.context() as patched:
-        patched.setattr(build_room, "pack", pack_wrong)
+        patched.setattr(build_room, "pack", pack_bent(second_wrong))
         world.release("2.0.0", rollback_index=1)
     assert len(made) >= 2
     due_now(world)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench.__main__ import output_of, rows_of
-from tests.bench.artefacts import Shelf
+from tests.bench.artefacts import Artefacts
 from tests.bench.block_bound import BLOCK, block_bound
 from tests.bench.full_installs import differing_bytes
 from tests.bench.measure import GNU_TIME, CommandFailedError
@@ -78,19 +78,19 @@ def test_only_all_rows_of_given_images_replace_the_document() -> None:
 
 
 class Kept:
-    """A shelf of one artefact: a copy of an image."""
+    """A artefacts of one artefact: a copy of an image."""
 
     def __init__(self, folder: Path, *, keep: bool = False) -> None:
         self.image = folder / "image"
         self.image.write_bytes(b"content")
         self.said: list[str] = []
-        self.shelf = Shelf(folder=folder, scratch=folder, keep=keep, say=self.said.append)
+        self.artefacts = Artefacts(folder=folder, scratch=folder, keep=keep, say=self.said.append)
 
     def make(self, maker: str = "1") -> tuple[bool, bool]:
         """Make it; tell whether it was made now, and whether it is stale."""
         before = len(self.said)
         command = ["cp", str(self.image), "{output}"]
-        made = self.shelf.make("copy", command, images=[self.image], maker=maker)
+        made = self.artefacts.make("copy", command, images=[self.image], maker=maker)
         assert made.path.read_bytes() == self.image.read_bytes() or made.cost is None
         return len(self.said) > before, made.stale
 
@@ -141,12 +141,12 @@ def test_the_cost_of_making_is_kept_beside_it(tmp_path: Path) -> None:
 def test_what_fails_leaves_no_artefact(tmp_path: Path) -> None:
     kept = Kept(tmp_path)
     with pytest.raises(CommandFailedError, match="status 1"):
-        kept.shelf.make("none", "echo part > {output}; false", images=[], maker="1")
+        kept.artefacts.make("none", "echo part > {output}; false", images=[], maker="1")
     assert not (tmp_path / "none").exists()
 
 
 def test_nothing_is_made_where_nothing_shall_be(tmp_path: Path) -> None:
-    shelf = Shelf(folder=tmp_path, scratch=tmp_path, keep=False, say=print, makes=False)
+    artefacts = Artefacts(folder=tmp_path, scratch=tmp_path, keep=False, say=print, makes=False)
     with pytest.raises(CommandFailedError, match="none is not made yet"):
-        shelf.make("none", "touch {output}", images=[], maker="1")
+        artefacts.make("none", "touch {output}", images=[], maker="1")
     assert list(tmp_path.iterdir()) == []

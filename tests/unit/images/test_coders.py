@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from backports import zstd
 
 from images import coders, gzip_members, zstd_jobs
 from images.coders import (
+    UNPACKED_MAX,
     FrameReader,
     Function,
     check_coder,
@@ -133,6 +135,17 @@ def test_files_of_gzip_pack_as_the_program_packs_them(
     for broken, limit in ((file, len(data) - 1), (file + b"x", len(data)), (b"x" + file, 9)):
         with pytest.raises(OperationOutputError, match="a gzip file"):
             unpack(function, broken, limit)
+
+
+def test_a_file_of_gzip_that_makes_too_much_is_left_after_what_may_be_made() -> None:
+    image = gzip_members.pack_by_zlib(bytes(8 * UNPACKED_MAX), 9)
+    assert image.startswith(gzip_members.MAGIC)
+    tracemalloc.start()
+    try:
+        assert find_packed(reader(image), len(image)) == []
+        assert tracemalloc.get_traced_memory()[1] < 4 * UNPACKED_MAX
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_ctrl_c_on_the_terminal_does_not_reach_gzip() -> None:

@@ -25,8 +25,8 @@ from images.errors import (
     PayloadSignatureError,
 )
 from images.operations import work_bytes
-from images.packing import Blob, Compression, Dictionary, pack
-from images.payload import CLEARS, Extent, Manifest, Operation, OperationKind, Step
+from images.packing import Blob
+from images.payload import CLEARS, Manifest, Operation, Step
 from images.reader import Accept, Metadata, PayloadFile, verify_file
 from images.release import PartFacts, PayloadFacts, facts_of
 from images.signing import keygen, load_private_key, load_public_keys
@@ -38,7 +38,8 @@ from partitions.slots import PartRef, Region, Room, Slot, resolve
 from partitions.writer import RegionWriter
 from tests.sim.gpt_disk import two_slots
 from tests.sim.payload_server import Manners, PayloadServer
-from updater import install, outputs, pipeline
+from tests.sim.payloads import pack_bent
+from updater import in_flight, install, outputs, pipeline
 from updater.download import Download, DownloadError, DownloadStoppedError, Patience
 from updater.errors import StateError
 from updater.install import FactsMismatchError, WrittenSlot, make_again, verify_slot, write_slot
@@ -456,25 +457,6 @@ class TestResuming:
         assert bench.content() == (bench.release.root, bench.release.boot)
 
 
-def test_large_outputs_count_for_the_budget_of_what_is_slow() -> None:
-    """An output that is too large for the ring is held until it is written."""
-    patch = Operation(
-        kind=OperationKind.SOURCE_BSDIFF,
-        data_offset=0,
-        data_length=1000,
-        dst_extents=(Extent(0, 8192),),
-        dst_length=None,
-        output_limit=32 * MIB,
-        data_sha256=b"",
-        dst_sha256=None,
-        src_extents=(Extent(0, 8192),),
-        src_length=32 * MIB,
-    )
-    assert pipeline.cost_of(patch, block_size=4096) > pipeline.SLOW_BUDGET_BYTES
-    small = replace(patch, dst_extents=(Extent(0, 512),), output_limit=2 * MIB)
-    assert 2 * pipeline.cost_of(small, block_size=4096) <= pipeline.SLOW_BUDGET_BYTES
-
-
 def test_who_gives_pages_back_waits_for_nothing_that_is_only_read_past(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -493,7 +475,7 @@ def test_who_gives_pages_back_waits_for_nothing_that_is_only_read_past(
         yield Step(None, every[0].operation)
         yield from every
 
-    monkeypatch.setattr(pipeline, "SLOW_BUDGET_BYTES", -1)
+    monkeypatch.setattr(pipeline, "LIMIT_BYTES", -1)
     monkeypatch.setattr(pipeline, "Outputs", Recording)
     monkeypatch.setattr(Manifest, "steps", after_an_unknown_one)
     with suppress(PayloadDigestError):  # a blob was hashed twice
@@ -501,7 +483,7 @@ def test_who_gives_pages_back_waits_for_nothing_that_is_only_read_past(
     assert waited == [0, 0, *range(2, count_of(bench.release))]
 
 
-class WatchedBudget(pipeline._Budget):
+class WatchedLimit(in_flight._Limit):
     """Remembers the most that was in flight."""
 
     peak = 0
@@ -561,21 +543,12 @@ class TestMemory:
         self, bench: Bench, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         largest = max(work_bytes(s.operation) for s in metadata_of(bench.release).manifest.steps())
-        WatchedBudget.peak = 0
-        monkeypatch.setattr(pipeline, "BUDGET_BYTES", 1)
-        monkeypatch.setattr(pipeline, "_Budget", WatchedBudget)
+        WatchedLimit.peak = 0
+        monkeypatch.setattr(in_flight, "QUICK_BYTES", 1)
+        monkeypatch.setattr(in_flight, "_Limit", WatchedLimit)
         bench.install()
         assert bench.content() == (bench.release.root, bench.release.boot)
-        assert (WatchedBudget.peak, WatchedBudget.left) == (largest, 0)
-
-    def test_who_waits_for_room_is_told_of_the_end(self) -> None:
-        budget = pipeline._Budget(10)
-        budget.take(10)
-        waiting = threading.Thread(target=budget.close)
-        waiting.start()
-        with pytest.raises(DownloadStoppedError):
-            budget.take(1)
-        waiting.join()
+        assert (WatchedLimit.peak, WatchedLimit.left) == (largest, 0)
 
 
 class FailingWriter(RegionWriter):
@@ -898,17 +871,10 @@ def forge(release: Release, folder: Path, monkeypatch: pytest.MonkeyPatch, numbe
     """Return the same release with a wrong hash of what one operation makes."""
     signed = metadata_of(release).manifest.parts[0].operations[number].dst_sha256
 
-    def pack_wrong(
-        chunk: bytes,
-        candidates: Sequence[Compression],
-        dictionary: Dictionary | None = None,
-        *,
-        level: int,
-    ) -> Blob:
-        blob = pack(chunk, candidates, dictionary, level=level)
+    def one_wrong(blob: Blob) -> Blob:
         return replace(blob, dst_sha256=bytes(32)) if blob.dst_sha256 == signed else blob
 
-    monkeypatch.setattr(build_room, "pack", pack_wrong)
+    monkeypatch.setattr(build_room, "pack", pack_bent(one_wrong))
     key = load_private_key(release.folder / "key.key.pem")
     parts = [(name, release.folder / name) for name in ("root", "boot")]
     build(parts, folder / "payload.crau", keys=[key])
