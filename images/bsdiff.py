@@ -12,8 +12,13 @@ from __future__ import annotations
 
 import bz2
 import lzma
+import operator
 import struct
+import sys
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final, Protocol
 
 from bsdiff4 import core
@@ -25,11 +30,10 @@ XZ_MAGIC: Final = b"BSDIFFXZ"  # ours
 NEWER_MAGIC: Final = b"BSDF2"  # three bytes follow: how each stream is packed
 HEADER_SIZE: Final = 32  # bytes: the magic and three numbers
 PIECE_SIZE: Final = 64 * 1024  # bytes taken from a stream at once
-# Entries in a row are carried out by one call as long as they make so many bytes at most, of a
+# Entries of a piece are carried out by one call as long as they make so many bytes at most, of a
 # stretch of the source of so many: most entries make a kilobyte.
 BATCH_SIZE: Final = 256 * 1024
 _BATCH_SPAN: Final = 512 * 1024
-BATCH_ENTRIES: Final = 4096  # also where they make nothing
 # Bytes that a patch holds besides blob and output: three bzip2 streams at their largest block
 # (3.7 MiB each, bzip2's manual 1.4) or three xz streams with dictionaries of these sizes, and
 # what a batch reads and makes.
@@ -90,102 +94,112 @@ def apply_patch(patch: bytes | memoryview, source: Readable, output: memoryview)
         SourceMismatchError: the old image ends too early.
     """
     control, diff, extra = _streams(memoryview(patch), len(output))
-    batch = _Batch(source, diff, extra, output)
+    maker = _Maker(source, diff, extra, output)
     missing = len(output)
     steps_left = len(output) + _IDLE_STEPS_MAX
     while missing:
-        add, copy, seek = map(_signed, _ENTRY.unpack(control.read(_ENTRY.size)))
-        if add < 0 or copy < 0 or add + copy > missing:
+        entries = control.ready(_ENTRY.size)
+        ends = list(accumulate(map(operator.add, *_columns(entries)[:2])))
+        count = min(bisect_left(ends, missing) + 1, len(ends))
+        if ends[count - 1] > missing:
+            add, copy, _ = map(_signed, _ENTRY.unpack_from(entries, (count - 1) * _ENTRY.size))
+            left = missing - (ends[count - 2] if count > 1 else 0)
             raise OperationOutputError(
-                f"a patch adds {add} and copies {copy} bytes where {missing} are missing"
+                f"a patch adds {add} and copies {copy} bytes where {left} are missing"
             )
-        if not steps_left:
+        steps_left -= count
+        if steps_left < 0:
             raise OperationOutputError("a patch has more control entries than bytes to make")
-        if add + copy <= BATCH_SIZE:
-            batch.take(add, copy, seek)
-        else:
-            for piece in _pieces(add):
-                batch.take(piece, 0, 0)
-            for piece in _pieces(copy):
-                batch.take(0, piece, 0)
-            batch.take(0, 0, seek)
-        missing -= add + copy
-        steps_left -= 1
-    batch.carry_out()
+        maker.carry_out(entries, ends[:count])
+        control.take(count * _ENTRY.size)
+        missing -= ends[count - 1]
     for stream in (control, diff, extra):
         stream.finish()
 
 
-class _Batch:
-    """Control entries in a row, carried out by one call of the library.
+def _columns(entries: bytes | memoryview) -> tuple[array[int], array[int], array[int]]:
+    """Return what control entries add, what they copy, where they seek; nothing is signed."""
+    values = array("Q", bytes(entries))
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values[::3], values[1::3], values[2::3]
 
-    It is called only with what was checked here: it takes entries as they come.
+
+class _Maker:
+    """Carries out control entries in a row by one call of the library, as many as make a batch.
+
+    It is called only with what was checked here: it takes entries as they come. A patch has
+    thousands of them for a megabyte, so nothing here is done for each alone.
     """
 
     def __init__(self, source: Readable, diff: _Stream, extra: _Stream, output: memoryview) -> None:
         self._source = source
         self._held = source.data if isinstance(source, HeldSource) else None
-        self._span = _BATCH_SPAN if self._held is None else len(self._held)
         self._diff = diff
         self._extra = extra
         self._left = output  # what is not made yet
         self._position = 0  # in the source, after all entries
-        self._begin(0)
 
-    def _begin(self, position: int) -> None:
-        self._start = position
-        self._entries: list[bytes] = []
-        self._added = self._copied = 0
-        self._first = self._last = 0  # the stretch of the source that is read
+    def carry_out(self, entries: memoryview, ends: list[int]) -> None:
+        """Make what entries make that stand back to back.
 
-    def take(self, add: int, copy: int, seek: int) -> None:
-        """Take one entry more, of at most `BATCH_SIZE` bytes; carry out the others if need be.
-
-        Raises:
-            OperationOutputError: it seeks where no source is, or as `carry_out`.
-            SourceMismatchError: as `carry_out`.
-        """
-        first, last = self._position, self._position + add
-        if self._added:
-            first, last = min(first, self._first), max(last, self._last)
-        made = self._added + self._copied + add + copy
-        full = made > BATCH_SIZE or len(self._entries) == BATCH_ENTRIES
-        if full or (add and last - first > self._span):
-            self.carry_out()
-            first, last = self._position, self._position + add
-        self._entries.append(_ENTRY.pack(add, copy, _unsigned(seek)))
-        if add:
-            self._first, self._last = first, last
-        self._added += add
-        self._copied += copy
-        self._position += add + seek
-        if abs(self._position) > _FAR:
-            raise OperationOutputError(f"a patch goes on at byte {self._position} of its source")
-
-    def carry_out(self) -> None:
-        """Make what the entries make that were taken.
+        Args:
+            entries: of the control stream; those behind the last one of `ends` are passed over.
+            ends: how many bytes each makes, together with all before it.
 
         Raises:
             OperationOutputError: they read outside the source, or a stream ends too early.
             SourceMismatchError: the old image ends too early.
         """
-        made = self._added + self._copied
-        if made:
-            old, start = self._old()
-            diff, extra = self._diff.read(self._added), self._extra.read(self._copied)
-            begin = _ENTRY.pack(0, 0, _unsigned(self._start - start))
-            control = b"".join((begin, *self._entries))
-            self._left[:made] = core.patch(old, made, control, diff, extra)
-            self._left = self._left[made:]
-        self._begin(self._position)
+        at = made = 0
+        while at < len(ends):
+            end = bisect_right(ends, made + BATCH_SIZE, at)
+            if end > at:
+                self._carry_out(entries[at * _ENTRY.size : end * _ENTRY.size])
+            else:
+                end = at + 1
+                self._carry_out_large(*_ENTRY.unpack_from(entries, at * _ENTRY.size))
+            at, made = end, ends[end - 1]
 
-    def _old(self) -> tuple[bytes, int]:
+    def _carry_out_large(self, add: int, copy: int, seek: int) -> None:
+        for piece in _pieces(add):
+            self._carry_out(_ENTRY.pack(piece, 0, 0))
+        for piece in _pieces(copy):
+            self._carry_out(_ENTRY.pack(0, piece, 0))
+        self._carry_out(_ENTRY.pack(0, 0, seek))
+
+    def _carry_out(self, entries: bytes | memoryview) -> None:
+        """Make what entries make that make no more than a batch."""
+        adds, copies, seeks = _columns(entries)
+        moves = map(operator.add, adds, map(_signed, seeks))
+        positions = list(accumulate(moves, initial=self._position))
+        if max(positions) > _FAR or min(positions) < -_FAR:
+            far = next(position for position in positions if abs(position) > _FAR)
+            raise OperationOutputError(f"a patch goes on at byte {far} of its source")
+        starts = [start for start, add in zip(positions, adds, strict=False) if add]
+        first = min(starts, default=0)
+        last = max(map(operator.add, starts, filter(None, adds)), default=0)
+        if self._held is None and last - first > _BATCH_SPAN and len(adds) > 1:
+            half = len(adds) // 2 * _ENTRY.size
+            self._carry_out(entries[:half])
+            self._carry_out(entries[half:])
+            return
+        made = (added := sum(adds)) + (copied := sum(copies))
+        if made:
+            old, start = self._old(first, last)
+            diff, extra = self._diff.read(added), self._extra.read(copied)
+            begin = _ENTRY.pack(0, 0, _unsigned(self._position - start))
+            self._left[:made] = core.patch(old, made, begin + bytes(entries), diff, extra)
+            self._left = self._left[made:]
+        self._position = positions[-1]
+
+    def _old(self, first: int, last: int) -> tuple[bytes, int]:
         """Return bytes of the source with all that is read, and where in it they begin."""
-        if not self._added:
-            return b"", self._start
-        if self._held is not None and self._first >= 0 and self._last <= len(self._held):
+        if first == last:
+            return b"", self._position
+        if self._held is not None and first >= 0 and last <= len(self._held):
             return self._held, 0
-        return self._source.read(self._first, self._last - self._first), self._first
+        return self._source.read(first, last - first), first
 
 
 def _pieces(size: int) -> Iterator[int]:
@@ -205,12 +219,25 @@ class _Stream:
 
     def read(self, size: int) -> bytes:
         """Return the next `size` bytes, at most a batch."""
+        self._fill(size)
+        self._taken += size
+        return self._ready[self._taken - size : self._taken]
+
+    def ready(self, unit: int) -> memoryview:
+        """Return the next bytes, as many whole units as are unpacked, one at least; `take` them."""
+        self._fill(unit)
+        size = len(self._ready) - self._taken
+        return memoryview(self._ready)[self._taken : self._taken + size - size % unit]
+
+    def take(self, size: int) -> None:
+        """Go on behind so many bytes that are ready."""
+        self._taken += size
+
+    def _fill(self, size: int) -> None:
         while len(self._ready) - self._taken < size:
             if self._decompressor.eof:
                 raise OperationOutputError(f"the {self._name} stream of a patch ends too early")
             self._ready, self._taken = self._ready[self._taken :] + self._unpack(), 0
-        self._taken += size
-        return self._ready[self._taken - size : self._taken]
 
     def finish(self) -> None:
         """Check that all was read and nothing follows."""

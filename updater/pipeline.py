@@ -231,8 +231,7 @@ class Pipeline:
         """Read blobs in file order and hand them to the workers; runs in the download thread."""
         item: _Item = None
         try:
-            whole = self._journal.next_operation == 0 and self._reuse is None
-            digests = PayloadDigests() if whole else None
+            digests = PayloadDigests() if self._is_read_whole() else None
             if digests:
                 digests.metadata(self._metadata)
             for number in range(self._outputs.needed, self._journal.next_operation):
@@ -245,6 +244,11 @@ class Pipeline:
         except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, raised there
             item = error
         self._queue.put(item)
+
+    def _is_read_whole(self) -> bool:
+        """Tell whether the file is hashed as a whole: where no signed facts cover its parts."""
+        unbroken = self._journal.next_operation == 0 and self._reuse is None
+        return unbroken and isinstance(self._plan.facts, OwnFacts)
 
     def _feed_one(self, number: int, step: Step, digests: PayloadDigests | None) -> None:
         operation, part = step.operation, step.part
@@ -425,7 +429,7 @@ class Pipeline:
         return self._download.read_exactly(operation.data_length)
 
     def _check_tail(self, digests: PayloadDigests | None) -> None:
-        """Check the last message: by its signed hash, and by the signature when unbroken."""
+        """Check the last message: by its signed hash, or by the signature of the whole file."""
         if not digests and not self._plan.resumable:  # a broken invariant: see `_journal`
             raise AssertionError("a payload that proves itself at its end was begun in the middle")
         tail = b""

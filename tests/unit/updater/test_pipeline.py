@@ -42,6 +42,7 @@ from tests.sim.payloads import pack_bent
 from updater import in_flight, install, outputs, pipeline
 from updater.download import Download, DownloadError, DownloadStoppedError, Patience
 from updater.errors import StateError
+from updater.given import own_facts
 from updater.install import FactsMismatchError, WrittenSlot, make_again, verify_slot, write_slot
 from updater.outputs import Outputs
 from updater.pipeline import OpenSlots, PayloadDigestError, Pipeline, Shell
@@ -658,22 +659,24 @@ class TestAFailure:
         with pytest.raises(BlobMismatchError):
             bench.install()
 
-    def test_of_the_signature(self, bench: Bench) -> None:
+    def test_of_the_signature_of_a_payload_without_a_release(self, bench: Bench) -> None:
         bench.mirror.manners = Manners(flip_at=len(bench.release.data) - 20)
+        plan = replace(bench.plan(), facts=own_facts(metadata_of(bench.release), proven=False))
         with pytest.raises(PayloadSignatureError):
-            bench.install()
+            write_slot(plan, bench.download(), bench.journal(), bench.shell())
 
-    @pytest.mark.parametrize("next_operation", [1, 3])
-    def test_of_the_signature_after_a_resume(self, bench: Bench, next_operation: int) -> None:
-        """The signed hash of the last message still shows it."""
+    @pytest.mark.parametrize("next_operation", [0, 1, 3])
+    def test_of_the_signature(self, bench: Bench, next_operation: int) -> None:
+        """The signed hash of the last message shows it, also after a resume."""
         bench.install()  # what is made after the resume takes what was written before it
         bench.mirror.manners = Manners(flip_at=len(bench.release.data) - 20)
         with pytest.raises(PayloadDigestError, match="signatures message"):
             bench.install(next_operation)
 
     def test_of_the_whole_that_no_part_shows(self, bench: Bench) -> None:
-        """Without keys and with another file's hash."""
-        plan = replace(bench.plan(), keys=None, sha256="0" * 64)
+        """Without a release, without keys and with another file's hash."""
+        facts = own_facts(metadata_of(bench.release), proven=False)
+        plan = replace(bench.plan(), facts=facts, keys=None, sha256="0" * 64)
         with pytest.raises(PayloadDigestError, match="expected is 0000"):
             write_slot(plan, bench.download(), bench.journal(), bench.shell())
 
