@@ -54,6 +54,21 @@ def is_patch(blob: bytes | memoryview) -> bool:
     return bytes(blob[: len(MAGIC)]) in {MAGIC, XZ_MAGIC}
 
 
+def patch_bytes(blob: bytes | memoryview, size: int) -> int:
+    """Return what a patch that makes `size` bytes holds at most, besides blob, source and output.
+
+    Its dictionaries are touched as far as its streams go, and these make no more than that.
+    """
+    if bytes(blob[: len(MAGIC)]) != XZ_MAGIC:
+        return WORK_BYTES
+    control, *others = XZ_DICTIONARIES
+    dictionaries = control + min(sum(others), size + 2 * PIECE_SIZE)
+    more = (
+        len(XZ_DICTIONARIES) * (_XZ_MORE + PIECE_SIZE + BATCH_SIZE) + _BATCH_SPAN + 2 * BATCH_SIZE
+    )
+    return min(WORK_BYTES, dictionaries + more)
+
+
 class Readable(Protocol):
     """What a patch is applied to."""
 

@@ -13,7 +13,7 @@ import ctypes
 import enum
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
@@ -47,7 +47,7 @@ _SMALL_BYTES: Final = 512 * 1024  # lz4's tables, and zlib's
 _GZIP_BYTES: Final = 4 * 1024 * 1024
 _JOB_BYTES: Final = 20 * 1024 * 1024
 LEVEL_MAX: Final = 22
-_PIECE_SIZE: Final = 1024 * 1024  # bytes unpacked at once
+PIECE_SIZE: Final = 1024 * 1024  # bytes unpacked at once
 _PRIVATE: Final = MAP_PRIVATE | MAP_ANONYMOUS
 _MAPPED_MIN: Final = 1024 * 1024  # bytes
 _SAMPLE_SIZE: Final = 128 * 1024  # bytes
@@ -216,8 +216,9 @@ def unpack(function: Function, packed: Bytes, limit: int) -> bytes | bytearray:
 class FrameReader:
     """What a zstd frame unpacks to, read forwards a piece at a time; what is skipped is dropped."""
 
-    def __init__(self, packed: Bytes) -> None:
-        self._packed = memoryview(packed)  # given a piece at a time, so that no copy is made
+    def __init__(self, pieces: Iterator[Bytes]) -> None:
+        """Read a frame whose bytes are these pieces, taken as they are needed."""
+        self._pieces = pieces
         self._decompressor = zstd.ZstdDecompressor(
             options={zstd.DecompressionParameter.window_log_max: FRAME_WINDOW_LOG}
         )
@@ -254,13 +255,13 @@ class FrameReader:
     def _unpack(self) -> bytes:
         piece = b""
         while not piece:
-            given = self._packed[:0]
+            given: Bytes = b""
             if self._decompressor.needs_input:
-                given, self._packed = self._packed[:_PIECE_SIZE], self._packed[_PIECE_SIZE:]
+                given = next(self._pieces, b"")
                 if not given:
                     raise OperationOutputError("a zstd frame ends too early")
             try:
-                piece = self._decompressor.decompress(given, _PIECE_SIZE)
+                piece = self._decompressor.decompress(given, PIECE_SIZE)
             except (zstd.ZstdError, EOFError) as error:
                 raise OperationOutputError(f"a zstd frame cannot be unpacked: {error}") from error
         return piece
@@ -272,7 +273,14 @@ def unpack_frame(packed: Bytes, start: int, used: int) -> bytes:
     Raises:
         OperationOutputError: as `FrameReader.read`.
     """
-    return FrameReader(packed).read(start, used)
+    return FrameReader(pieces_of(packed)).read(start, used)
+
+
+def pieces_of(packed: Bytes) -> Iterator[memoryview]:
+    """Yield bytes in pieces that a `FrameReader` takes, so that it copies none."""
+    view = memoryview(packed)
+    for at in range(0, len(view), PIECE_SIZE):
+        yield view[at : at + PIECE_SIZE]
 
 
 def lz4_unpacked(packed: Bytes, limit: int) -> bytearray | int:

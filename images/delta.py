@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from images.assemble import Built, assemble
 from images.build import BLOCK_SIZE
+from images.delta_order import ordered
 from images.dictionary import DICTIONARY_MAX
 from images.draft import Draft, draft_of, scratch_beside
 from images.errors import LibraryMissingError, PartUnknownError, SourceMissingError
@@ -47,6 +48,7 @@ MINOR: Final = 10  # of our own deltas: the lowest that knows REPLACE_ZSTD
 COMPAT_MINOR: Final = 4  # the lowest that knows ZERO: payload.md 8
 GROUP_SIZE: Final = 2 * 1024 * 1024  # bytes of the rest coded as one; larger ones do not help
 COPY_SIZE: Final = 4 * 1024 * 1024  # bytes an operation copies: enough of them for all cores
+ZERO_SHARE: Final = 8  # bytes that are cleared in the time in which one is copied
 SIMILAR_MAX: Final = 3 * 1024 * 1024  # bytes of the old image a group is coded against: 0012
 DENSE_SIMILAR_MAX: Final = 6 * 1024 * 1024  # the same of bytes that are packed: it costs little
 MEMORY_MAX: Final = 1024 * 1024 * 1024  # bytes that all threads and tables may take
@@ -357,7 +359,7 @@ class _Work:
 
 
 def _steps(matched: Matched, recoder: Recoder | None) -> list[_Step]:
-    """Return what is to be made, in the order of the first block that each writes."""
+    """Return what is to be made, in the order in which it shall stand."""
     groups: Iterable[tuple[Extent, ...]]
     if recoder is None:
         groups = (dst for dst, _ in _batches(matched.rest, GROUP_SIZE))
@@ -368,7 +370,14 @@ def _steps(matched: Matched, recoder: Recoder | None) -> list[_Step]:
         *(_Step(OperationKind.ZERO, *it) for it in _batches(matched.zeros, OUTPUT_MAX)),
         *(_Step(None, dst) for dst in groups),
     ]
-    return sorted(steps, key=lambda step: step.dst[0].start_block)
+    steps.sort(key=lambda step: step.dst[0].start_block)
+    work = {} if recoder is None else {step: recoder.work_of(step.dst) for step in steps}
+    return ordered(
+        steps,
+        work={step: it for step, it in work.items() if step.kind is None and it is not None},
+        size=lambda step: _size(step.dst) // (ZERO_SHARE if step.kind is OperationKind.ZERO else 1),
+        light=lambda step: step.kind is not None,
+    )
 
 
 def _batches(

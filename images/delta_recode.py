@@ -16,6 +16,7 @@ from typing import Final
 
 from images.coders import BEHIND_MAX, Coder, Function, coder_of, pack, unpack, unpack_frame
 from images.delta_blocks import BLOCK_SIZE, Run
+from images.delta_order import Work
 from images.errors import CoderMissingError, OperationOutputError
 from images.packed import Packed, Packing, parts_of
 from images.payload import Extent, Segment
@@ -181,6 +182,23 @@ class Recoder:
                 bytes_left, stream_left = bytes_left - count * BLOCK_SIZE, stream_left - weight
         if extents:
             yield tuple(extents)
+
+    def work_of(self, extents: Sequence[Extent]) -> Work | None:
+        """Return what packing the streams in these blocks again takes; None if there is none."""
+        streams = {
+            stream.offset: stream
+            for extent in extents
+            for stream in self._within(
+                extent.start_block * BLOCK_SIZE,
+                (extent.start_block + extent.num_blocks) * BLOCK_SIZE,
+            )
+        }
+        if not streams:
+            return None
+        return Work(
+            unpacked=sum(stream.unpacked for stream in streams.values()),
+            large=any(stream.frame is not None for stream in streams.values()),
+        )
 
     def recoded(self, extents: Sequence[Extent]) -> Recoded | None:
         """Return blocks of the new image as segments, or None where none is packed again."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from images.coders import Coder, FrameReader, unpack
+from images.coders import Coder, FrameReader, pieces_of, unpack
 from images.delta_blocks import BLOCK_SIZE
 from images.delta_regions import PIECE_SIZE, Chunk
 from images.dictionary import DICTIONARY_MAX
@@ -191,7 +191,7 @@ class UnpackedOld:
 
 def _as_far_as_it_goes(packed: bytes, size: int) -> bytes:
     """Return what a large frame unpacks to; erofs keeps the end of a file elsewhere."""
-    read = FrameReader(packed).read
+    read = FrameReader(pieces_of(packed)).read
     made = bytearray()
     with suppress(OperationOutputError):
         while len(made) < size:

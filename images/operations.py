@@ -22,7 +22,7 @@ import lzma
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
-from images.bsdiff import WORK_BYTES, HeldSource, Readable, apply_patch, is_patch
+from images.bsdiff import WORK_BYTES, HeldSource, Readable, apply_patch, patch_bytes
 from images.dictionary import DICTIONARY_MAX, WINDOW_LOG_MAX
 from images.errors import (
     BlobMismatchError,
@@ -44,11 +44,10 @@ from images.payload import (
     OperationKind,
 )
 from images.recode import recode, recode_bytes
-from images.source import CHUNK_SIZE, Gathered, OldImage
+from images.source import CHUNK_SIZE, HELD_MAX, Gathered, OldImage
 
 WINDOW_MAX: Final = 1 << WINDOW_LOG_MAX  # bytes that one unpacking may hold besides in- and output
 XZ_MEMORY_MAX: Final = WINDOW_MAX + 1024 * 1024  # bytes; a dictionary of 16 MiB and its tables
-HELD_MAX: Final = 4 * 1024 * 1024  # bytes of a patch's source that is read once and held
 
 Bytes = bytes | memoryview
 ZSTD: Final = frozenset({OperationKind.REPLACE_ZSTD})
@@ -222,15 +221,20 @@ def room_bytes(operation: Operation, *, block_size: int) -> int:
 def work_bytes(operation: Operation, blob: Bytes | None = None) -> int:
     """Return an upper bound of what `decode` holds besides its room and its dictionary.
 
-    Where its blob is known it may be a lower one.
+    Where its blob is known it may be a lower one. What is copied is read into the room, from an
+    image that can.
     """
-    if operation.kind in CLEARS:
+    if operation.kind in CLEARS | COPIES:
         return 0
     if operation.kind in READS_TARGET | ZSTD or operation.kind is OperationKind.REPLACE:
         return operation.data_length
     if operation.kind is OperationKind.SOURCE_RECODE:
-        patch = blob is None or is_patch(blob)
-        return operation.data_length + recode_bytes(operation, patch=patch)
+        return operation.data_length + recode_bytes(operation, blob)
+    if operation.kind in PATCHES:
+        held = operation.src_length if operation.src_length <= HELD_MAX else 0
+        size = operation.output_limit
+        patching = WORK_BYTES if blob is None else patch_bytes(blob, size)
+        return operation.data_length + held + max(held, patching)  # read, and then patched
     if operation.kind in SOURCE_DICTIONARIES:
         return operation.data_length + operation.src_length
     return memory_bytes(operation) - (

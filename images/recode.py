@@ -6,15 +6,15 @@ when the payload was built, and is shown again by the hash of what the operation
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from mmap import MADV_DONTNEED, MAP_ANONYMOUS, MAP_PRIVATE, PAGESIZE, mmap
 from typing import Final
 
-from images.bsdiff import WORK_BYTES as PATCH_BYTES
-from images.bsdiff import HeldSource, apply_patch, is_patch
+from images.bsdiff import WORK_BYTES, HeldSource, apply_patch, is_patch, patch_bytes
 from images.coders import (
     BEHIND_MAX,
     FRAME_BYTES,
+    PIECE_SIZE,
     Bytes,
     FrameReader,
     Function,
@@ -26,7 +26,7 @@ from images.errors import OperationOutputError
 from images.frames import unpack_frame
 from images.payload import Operation, Segment
 from images.segment_rules import dictionary_bytes, goes_on, has_job, stream_bytes
-from images.source import Gathered
+from images.source import CHUNK_SIZE, HELD_MAX, Gathered
 from images.zstd_jobs import give_back, unpack_once
 
 LARGE_BYTES: Final = 24 * 1024 * 1024  # of work: what the allocator kept is given back around it
@@ -98,22 +98,19 @@ def make_stream(
     return output
 
 
-def recode_bytes(operation: Operation, *, patch: bool = True) -> int:
+def recode_bytes(operation: Operation, blob: bytes | memoryview | None = None) -> int:
     """Return an upper bound of what `recode` holds at once besides its blob and its room.
 
-    Args:
-        operation: a SOURCE_RECODE.
-        patch: False where its blob is known to be none, as `is_patch` tells.
+    Where the blob is known it may be a lower one.
     """
     dictionary, stream = dictionary_bytes(operation), stream_bytes(operation)
     unpacking = max((_unpack_bytes(segment) for segment in operation.source_segments), default=0)
     packing = max((_pack_bytes(segment) for segment in operation.output_segments), default=0)
-    return max(
-        operation.src_length + dictionary + unpacking,
-        dictionary + stream,
-        dictionary + stream + PATCH_BYTES if patch and not has_job(operation) else 0,
-        stream + packing,
-    )
+    patching = 0
+    if not has_job(operation) and (blob is None or is_patch(blob)):
+        patching = WORK_BYTES if blob is None else patch_bytes(blob, stream)
+    held = operation.src_length if operation.src_length <= HELD_MAX else CHUNK_SIZE
+    return max(held + dictionary + unpacking, dictionary + stream + patching, stream + packing)
 
 
 def _unpack_bytes(segment: Segment) -> int:
@@ -142,39 +139,63 @@ def _dictionary(operation: Operation, gathered: Gathered, *, patch: bool) -> byt
 def _fill_dictionary(
     dictionary: bytearray | mmap, operation: Operation, gathered: Gathered
 ) -> None:
-    source = memoryview(gathered.read_checked())
+    read = _reader_of(gathered)
     end = 0
     before: Segment | None = None
-    fill = _filler_of(source[:0], None)
+    fill: Callable[[memoryview, int], None] | None = None
     with memoryview(dictionary) as view:
         for segment in operation.source_segments:
-            if before is None or not goes_on(before, segment):
-                packed = source[segment.offset : segment.offset + segment.packed]
-                fill = _filler_of(source[:0], None)  # gives up what the one before unpacked to
-                fill = _filler_of(packed, segment)
+            if fill is None or before is None or not goes_on(before, segment):
+                fill = None  # gives up what the one before unpacked to
+                fill = _filler_of(segment, read)
             before = segment
             with view[end : end + segment.used] as room:
                 fill(room, segment.start)
             end += segment.used
 
 
-def _filler_of(packed: memoryview, segment: Segment | None) -> Callable[[memoryview, int], None]:
+def _reader_of(gathered: Gathered) -> Callable[[int, int], Bytes]:
+    """Return what reads bytes of a source, as (offset, size); it is checked."""
+    if gathered.size > HELD_MAX:
+        gathered.check()
+        return gathered.read
+    held = memoryview(gathered.read_checked())
+    return lambda offset, size: held[offset : offset + size]
+
+
+def _filler_of(
+    segment: Segment, read: Callable[[int, int], Bytes]
+) -> Callable[[memoryview, int], None]:
     """Return what fills room, from a byte on, with what a segment of a source unpacks to."""
-    coder = None if segment is None else segment.coder
-    if coder is not None and coder.function is Function.ZSTD_JOB:
-        return FrameReader(packed).read_into
-    data: Bytes = packed
-    if coder is not None and segment is not None:
-        data = memoryview(unpack(coder.function, packed, segment.unpacked))
-        if len(data) != segment.unpacked:
-            raise OperationOutputError(
-                f"a segment of the old image unpacks to {len(data)} bytes, not {segment.unpacked}"
-            )
+    if segment.coder is None:
+        return lambda room, start: _copy(room, _pieces(segment, read, start, len(room)))
+    if segment.coder.function is Function.ZSTD_JOB:
+        return FrameReader(_pieces(segment, read, 0, segment.packed)).read_into
+    packed = read(segment.offset, segment.packed)
+    data = memoryview(unpack(segment.coder.function, packed, segment.unpacked))
+    if len(data) != segment.unpacked:
+        raise OperationOutputError(
+            f"a segment of the old image unpacks to {len(data)} bytes, not {segment.unpacked}"
+        )
 
-    def fill(room: memoryview, start: int) -> None:
-        room[:] = data[start : start + len(room)]
+    return lambda room, start: _copy(room, [data[start : start + len(room)]])
 
-    return fill
+
+def _pieces(
+    segment: Segment, read: Callable[[int, int], Bytes], start: int, size: int
+) -> Iterator[Bytes]:
+    """Yield bytes of a segment as they stand in the source."""
+    for at in range(start, start + size, PIECE_SIZE):
+        yield read(segment.offset + at, min(PIECE_SIZE, start + size - at))
+
+
+def _copy(room: memoryview, pieces: Iterable[Bytes]) -> None:
+    made = 0
+    for piece in pieces:
+        room[made : made + len(piece)] = piece
+        made += len(piece)
+    if made != len(room):
+        raise OperationOutputError(f"a segment of the old image has {made} bytes, not {len(room)}")
 
 
 def _packed(segment: Segment, view: memoryview, at: int, stream: Bytes | mmap) -> Bytes:

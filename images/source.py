@@ -16,6 +16,7 @@ from images.errors import OperationOutputError, SourceMismatchError
 from images.payload import READS_SOURCE, SPARSE_HOLE, Operation, Part
 
 CHUNK_SIZE: Final = 1024 * 1024  # bytes read at once where nothing else says how many
+HELD_MAX: Final = 4 * 1024 * 1024  # bytes of an operation's source that are read once and held
 
 
 class OldImage(Protocol):

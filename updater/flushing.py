@@ -33,15 +33,15 @@ class Flusher:
         self._thread.start()
 
     def mark(self, next_operation: int, cost: int) -> None:
-        """Note what is written; waits while too much of it is not flushed."""
+        """Note what is written; waits while too much of what was noted before is not flushed."""
         with self._changed:
+            self._changed.wait_for(
+                lambda: self._error or self._pending < 2 * self._checkpoint_bytes
+            )
             self._written = next_operation
             self._pending += cost
             if self._pending >= self._checkpoint_bytes:
                 self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._error or self._pending < 2 * self._checkpoint_bytes
-            )
         self.check()
 
     def check(self) -> None:

@@ -12,21 +12,27 @@ from typing import Final
 from images.operations import Bytes, room_bytes, work_bytes
 from images.payload import PATCHES, Operation, OperationKind
 from updater.download import DownloadStoppedError
-from updater.outputs import APART_BYTES
+from updater.outputs import is_apart
 
 # Blobs in flight and what is made of them on the way. One operation of any size always passes.
 QUICK_BYTES: Final = 12 * 1024 * 1024
 # The same together with operations that patch, or unpack and pack again: they are slow and need
-# more, and two run at once where they are small. Measured with real deltas: an install stays
-# within 64 MiB.
-LIMIT_BYTES: Final = 36 * 1024 * 1024
+# more. The largest, a part of an initrd, has room beside what is copied; a block of a kernel beside
+# a patch. Measured with real deltas: an install stays within 64 MiB.
+LIMIT_BYTES: Final = 48 * 1024 * 1024
 SLOW: Final = PATCHES | {OperationKind.SOURCE_RECODE}
 
 
 def cost_of(operation: Operation, blob: Bytes | None = None, *, block_size: int) -> int:
     """Return what an operation takes of the limit: its work, and its room outside of the ring."""
-    size = room_bytes(operation, block_size=block_size)
-    return work_bytes(operation, blob) + (size if size > APART_BYTES else 0)
+    return work_bytes(operation, blob) + apart_bytes(operation, block_size=block_size)
+
+
+def apart_bytes(operation: Operation, *, block_size: int) -> int:
+    """Return what of it the output takes, until it is written: nothing where the ring has it."""
+    if not is_apart(operation, block_size=block_size):
+        return 0
+    return room_bytes(operation, block_size=block_size)
 
 
 class InFlight:
@@ -36,15 +42,15 @@ class InFlight:
         self._quick = _Limit(QUICK_BYTES)
         self._all = _Limit(LIMIT_BYTES)
 
-    def take(self, operation: Operation, cost: int) -> None:
-        """Wait until an operation may take so many bytes.
+    def take(self, operation: Operation, cost: int, *, has: int = 0) -> None:
+        """Wait until an operation may take so many bytes, besides those that it has.
 
         Raises:
             DownloadStoppedError: the install ended.
         """
         if operation.kind not in SLOW:
-            self._quick.take(cost)
-        self._all.take(cost)
+            self._quick.take(cost, has)
+        self._all.take(cost, has)
 
     def give(self, operation: Operation, cost: int) -> None:
         """Give bytes back that an operation took, or some of them."""
@@ -59,7 +65,7 @@ class InFlight:
 
 
 class _Limit:
-    """Bytes in flight: `take` waits until there is room, one taker always passes."""
+    """Bytes in flight: `take` waits until there is room; whoever is alone always passes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -67,10 +73,10 @@ class _Limit:
         self._closed = False
         self._changed = threading.Condition()
 
-    def take(self, amount: int) -> None:
+    def take(self, amount: int, has: int) -> None:
         with self._changed:
             self._changed.wait_for(
-                lambda: self._closed or not self._taken or self._taken + amount <= self._limit
+                lambda: self._closed or self._taken == has or self._taken + amount <= self._limit
             )
             if self._closed:
                 raise DownloadStoppedError("the install ended")

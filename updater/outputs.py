@@ -18,11 +18,13 @@ from itertools import accumulate
 from typing import Final
 
 from images.operations import room_bytes
-from images.payload import READS_TARGET, Operation, Step
+from images.payload import READS_TARGET, Operation, OperationKind, Step
 from updater.download import DownloadStoppedError
 
 IN_FLIGHT_BYTES: Final = 8 * 1024 * 1024  # outputs under way besides what must be kept
+BESIDE_LATE_BYTES: Final = 4 * 1024 * 1024  # the same where late ones need most of the memory
 APART_BYTES: Final = 4 * 1024 * 1024  # a larger output has memory of its own: nothing refers to it
+LATE: Final = frozenset({OperationKind.SOURCE_RECODE})  # the same: slow ones, which others pass
 _MAP_SHARED: Final = 0x01  # sys/mman.h
 _MAP_FIXED: Final = 0x10
 
@@ -74,7 +76,8 @@ class Layout:
         ]
         starts = array("Q", accumulate(sizes, initial=0))
         most = max((starts[n + 1] - starts[kept[n]] for n in range(begin, len(steps))), default=0)
-        size = most + IN_FLIGHT_BYTES if most else 0
+        late = any(step.operation.kind in LATE for step in steps)
+        size = most + (BESIDE_LATE_BYTES if late else IN_FLIGHT_BYTES) if most else 0
         return cls(starts, kept, size + -size % mmap.ALLOCATIONGRANULARITY, frozenset(referred))
 
 
@@ -87,9 +90,15 @@ def first_numbers(steps: Sequence[Step]) -> dict[str, int]:
     return firsts
 
 
+def is_apart(operation: Operation, *, block_size: int) -> bool:
+    """Tell whether an output has memory of its own, besides the ring."""
+    return operation.kind in LATE or room_bytes(operation, block_size=block_size) > APART_BYTES
+
+
 def _ring_bytes(step: Step, block_size: int) -> int:
-    size = 0 if step.part is None else room_bytes(step.operation, block_size=block_size)
-    return 0 if size > APART_BYTES else size
+    if step.part is None or is_apart(step.operation, block_size=block_size):
+        return 0
+    return room_bytes(step.operation, block_size=block_size)
 
 
 class Outputs:
@@ -123,8 +132,8 @@ class Outputs:
             DownloadStoppedError: the install ended.
         """
         size = room_bytes(operation, block_size=block_size)
-        if size > APART_BYTES:
-            return memoryview(mmap.mmap(-1, size))
+        if is_apart(operation, block_size=block_size):
+            return memoryview(mmap.mmap(-1, max(1, size)))[:size]
         starts, kept = self._layout.starts, self._layout.kept
         with self._changed:
             self._changed.wait_for(
@@ -150,7 +159,7 @@ class Outputs:
     def written(self, number: int) -> None:
         """Let go of an operation and those before it, as far as no other one needs them."""
         with self._changed:
-            self._unwritten = number + 1
+            self._unwritten = max(self._unwritten, number + 1)
             self._changed.notify_all()
 
     def give_back(self, number: int) -> None:

@@ -1,7 +1,8 @@
 """How payload bytes flow into a slot: stages that overlap, in bounded memory.
 
     download (a thread) -> decompress, compare with what is there (workers) -> write, begun in order
-    (the caller's thread) -> flush, read back and compare, note in the journal (a thread)
+    but for slow ones, which others pass (the caller's thread) -> flush, read back and compare, note
+    in the journal (a thread)
 
 No temporary file; what operations make lies in one ring of memory (`outputs`); blobs, what
 unpacking takes and outputs too large for the ring are limited (`in_flight`). The journal names an
@@ -36,13 +37,14 @@ from updater.download import DownloadError, DownloadStoppedError
 from updater.errors import RefusedError
 from updater.flushing import Flusher
 from updater.held import LocalOutput, Origin
-from updater.in_flight import LIMIT_BYTES, InFlight, cost_of
-from updater.outputs import Layout, Outputs, first_numbers
+from updater.in_flight import LIMIT_BYTES, InFlight, apart_bytes, cost_of
+from updater.outputs import LATE, Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.shelf import Shelf
 from updater.sources import images_of
 from updater.sparing import Work
+from updater.written import Written
 
 if TYPE_CHECKING:
     from images.source import OldImage
@@ -185,6 +187,8 @@ class Pipeline:
         self._written_bytes = self._kept_bytes = 0
         self._steps = list(self._manifest.steps())
         self._flushed = self._handed_on = journal.next_operation
+        self._written = Written(journal.next_operation)
+        self._unmarked = 0  # what is written and not marked: a late operation is missing before it
         self._done = metadata.header.data_offset
         self._firsts = first_numbers(self._steps)
         self._layout = Layout.of(
@@ -223,6 +227,7 @@ class Pipeline:
             finally:
                 self._in_flight.close()
                 self._outputs.close()
+                self._written.close()
                 self._flusher.close()
                 self._download.interrupt()
                 feeder.join()
@@ -255,14 +260,14 @@ class Pipeline:
         if part is not None and self._reuse is not None and self._reuse.holds(number):
             self._feed_held(number, part, operation, self._reuse)
             return
-        cost = cost_of(operation, block_size=self._manifest.block_size)
-        self._in_flight.take(operation, cost)
+        self._written.wait(lambda first: self._is_near(first, number))
+        self._in_flight.take(operation, operation.data_length)
+        blob = self._read_blob(operation)
+        cost = cost_of(operation, blob, block_size=self._manifest.block_size)
+        more = cost - operation.data_length
+        self._in_flight.take(operation, more, has=operation.data_length)
         if cost > LIMIT_BYTES:  # it is alone, then
             self._outputs.give_back(self._handed_on)
-        blob = self._read_blob(operation)
-        spare = cost - cost_of(operation, blob, block_size=self._manifest.block_size)
-        self._in_flight.give(operation, spare)
-        cost -= spare
         if digests:
             digests.blob(blob)
         if part is None:  # a procedure that we do not know: its bytes are only read past
@@ -270,24 +275,33 @@ class Pipeline:
             self._in_flight.give(operation, cost)
             return
         make = self._decoding(number, part, operation, blob)
-        work: Callable[[], Work]
-        alone = self._manifest.is_in_place(part)
-        if not alone and self._outputs.has_ring_room(number):
-            make, cost = self._giving(make, operation, cost), 0
-        if alone:
-            work = partial(self._work, number, part, operation, make)
-        else:
-            work = self._promise(number, part, operation, make).result
-        self._hand_on(_Write(number, part.name, operation, cost, work, alone=alone))
+        if self._manifest.is_in_place(part):
+            alone = partial(self._work, number, part, operation, make)
+            self._hand_on(_Write(number, part.name, operation, cost, alone, alone=True))
+            return
+        kept = apart_bytes(operation, block_size=self._manifest.block_size)
+        make = self._giving(make, operation, cost - kept)
+        if operation.kind in LATE:
+            self._written.expect_late(number)
+            self._handed_on = number + 1
+            self._pool.submit(self._make_late, number, part, operation, kept, make)
+            return
+        work = self._promise(number, part, operation, make).result
+        self._hand_on(_Write(number, part.name, operation, kept, work))
 
     def _hand_on(self, step: _Write) -> None:
         self._queue.put(step)
         self._handed_on = step.number + 1
 
+    def _is_near(self, first: int, number: int) -> bool:
+        """Tell whether a kill costs little while a late operation is missing before another one."""
+        ahead = self._blob_bytes[number] - self._blob_bytes[first]
+        return ahead <= 2 * self._plan.checkpoint_bytes
+
     def _giving(
         self, make: Callable[[], Bytes | None], operation: Operation, cost: int
     ) -> Callable[[], Bytes | None]:
-        """Return what makes an output and gives its cost back at once: the ring bounds the rest."""
+        """Return what makes an output and gives its cost back at once, but for the output's own."""
 
         def made() -> Bytes | None:
             try:
@@ -382,6 +396,22 @@ class Pipeline:
 
         return self._pool.submit(self._work, number, part, operation, make_known)
 
+    def _make_late(
+        self,
+        number: int,
+        part: Part,
+        operation: Operation,
+        kept: int,
+        make: Callable[[], Bytes | None],
+    ) -> None:
+        """Make an operation that others pass, and hand it on when it is made; in a worker."""
+        try:
+            work = self._work(number, part, operation, make)
+        except BaseException as error:  # noqa: BLE001  # carried to the caller's thread
+            self._queue.put(error)
+        else:
+            self._queue.put(_Write(number, part.name, operation, kept, lambda: work))
+
     def _work(
         self, number: int, part: Part, operation: Operation, make: Callable[[], Bytes | None]
     ) -> Work:
@@ -452,8 +482,9 @@ class Pipeline:
             raise PayloadDigestError("the payload's signatures message is not the signed one")
 
     def _drain(self) -> None:
-        """Write outputs in order, in the caller's thread."""
-        while True:
+        """Write outputs in order, but for late ones."""
+        fed = False
+        while not fed or self._written.awaits_late:
             self._shell.look()
             self._flusher.check()
             try:
@@ -463,17 +494,17 @@ class Pipeline:
                     self._retire()
                 continue
             if item is None:
-                self._retire_all()
-                return
-            if isinstance(item, BaseException):
+                fed = True
+            elif isinstance(item, BaseException):
                 raise item
-            self._write(item)
+            else:
+                self._write(item)
+        self._retire_all()
 
     def _write(self, step: _Write) -> None:
-        """Begin to write an operation; all before it are made, and no later one is written.
+        """Begin to write an operation that is made, or will be next.
 
-        So an operation that reads the slot finds what it was promised. One that reads what earlier
-        ones wrote (format 1) is made once these are written.
+        One that reads what earlier ones wrote (format 1) is made once these are written.
         """
         while len(self._writing) >= (1 if step.alone else WRITES_AT_ONCE):
             self._retire()
@@ -494,10 +525,14 @@ class Pipeline:
         self._outputs.written(step.number)
         self._in_flight.give(step.operation, step.cost)
         made = (work.bytes_written + work.kept) // MADE_FOR_FETCHED
-        self._flusher.mark(step.number + 1, max(step.operation.data_length, made))
+        self._unmarked += max(step.operation.data_length, made)
+        before, left = self._written.first_left, self._written.note(step.number)
+        if left > before:
+            self._flusher.mark(left, self._unmarked)
+            self._unmarked = 0
         if step.operation.data_length:
             end = (step.operation.data_offset or 0) + step.operation.data_length
-            self._done = self._metadata.header.data_offset + end
+            self._done = max(self._done, self._metadata.header.data_offset + end)
         self._shell.progress(self._done)
 
     def _retire_all(self) -> None:

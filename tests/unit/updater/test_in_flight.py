@@ -45,7 +45,8 @@ def begins(memory: InFlight, wanted: Operation, cost: int) -> threading.Thread:
 
 def test_large_outputs_count_since_they_are_held_until_they_are_written() -> None:
     large = operation(OperationKind.SOURCE_BSDIFF, 32)
-    assert cost_of(large, block_size=BLOCK) > LIMIT_BYTES
+    assert cost_of(large, block_size=BLOCK) > 32 * MIB
+    assert cost_of(large, block_size=BLOCK) + cost_of(SLOW, block_size=BLOCK) > LIMIT_BYTES
     assert 2 * cost_of(SLOW, block_size=BLOCK) <= LIMIT_BYTES
 
 
@@ -75,6 +76,26 @@ def test_any_size_passes_alone(wanted: Operation) -> None:
     memory.give(wanted, 10 * LIMIT_BYTES)
     other.join(60)
     assert not other.is_alive()
+
+
+@pytest.mark.parametrize("wanted", [QUICK, SLOW])
+def test_who_has_some_of_it_passes_alone_with_more(wanted: Operation) -> None:
+    """A blob is fetched before it is known what more it takes."""
+    memory = InFlight()
+    memory.take(wanted, 1000)
+    memory.take(wanted, 10 * LIMIT_BYTES, has=1000)
+    memory.give(wanted, 10 * LIMIT_BYTES)
+    other = operation(OperationKind.SOURCE_BSDIFF, 2)
+    memory.take(other, 1)
+    taker = threading.Thread(
+        target=memory.take, args=(wanted, 10 * LIMIT_BYTES), kwargs={"has": 1000}, daemon=True
+    )
+    taker.start()
+    taker.join(0.05)
+    assert taker.is_alive()
+    memory.give(other, 1)
+    taker.join(60)
+    assert not taker.is_alive()
 
 
 @pytest.mark.parametrize("wanted", [QUICK, SLOW])

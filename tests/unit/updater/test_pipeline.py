@@ -491,8 +491,8 @@ class WatchedLimit(in_flight._Limit):
     left = 0
 
     @override
-    def take(self, amount: int) -> None:
-        super().take(amount)
+    def take(self, amount: int, has: int) -> None:
+        super().take(amount, has)
         type(self).peak = max(type(self).peak, self._taken)
         type(self).left = self._taken
 
