@@ -8,8 +8,10 @@ which every system has, in one of its own. Both write the same header: no name a
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import zlib
+from collections.abc import Sequence
 from functools import cache
 from typing import Final
 
@@ -37,19 +39,27 @@ def pack_by_program(data: Bytes, level: int) -> bytes:
     Raises:
         CoderMissingError: the system has no gzip, or it fails.
     """
+    words = [_program(), f"-{min(level, 9)}nc"]
     try:
-        done = subprocess.run(  # our own words, found where the system keeps programs
-            [_program(), f"-{min(level, 9)}nc"],
-            input=data,
-            capture_output=True,
-            check=True,
-            timeout=_TIMEOUT,
-            env={},  # a variable GZIP would be options
-            start_new_session=True,  # a Ctrl-C is for us, who stop politely
-        )
+        done = _run(words, data)
+        if done.returncode == -signal.SIGINT:  # it came before the program left our group
+            done = _run(words, data)
+        done.check_returncode()
     except (OSError, subprocess.SubprocessError) as error:
         raise CoderMissingError(f"gzip of this system packs nothing: {error}") from error
     return done.stdout
+
+
+def _run(words: Sequence[str], data: Bytes) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # our own words, found where the system keeps programs
+        words,
+        input=data,
+        capture_output=True,
+        check=False,
+        timeout=_TIMEOUT,
+        env={},  # a variable GZIP would be options
+        start_new_session=True,  # a Ctrl-C is for us, who stop politely
+    )
 
 
 def unpack(packed: Bytes, limit: int) -> bytes:
@@ -77,17 +87,11 @@ def zlib_version() -> str:
 def program_version() -> str | None:
     """Return the version of gzip, as it tells it itself, or None without it."""
     try:
-        told = subprocess.run(  # as above
-            [_program(), "--version"],
-            capture_output=True,
-            check=True,
-            timeout=_TIMEOUT,
-            env={},
-            start_new_session=True,
-        ).stdout
+        done = _run([_program(), "--version"], b"")
+        done.check_returncode()
     except (OSError, subprocess.SubprocessError, CoderMissingError):
         return None
-    words = told.decode("ascii", "replace").split("\n", 1)[0].split()
+    words = done.stdout.decode("ascii", "replace").split("\n", 1)[0].split()
     return words[-1] if words and words[0] == "gzip" else None
 
 

@@ -168,6 +168,25 @@ def test_a_ctrl_c_on_the_terminal_does_not_reach_gzip() -> None:
         assert child.stdout.read() == "True\n"
 
 
+def test_a_ctrl_c_before_gzip_left_our_group_is_made_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dying = tmp_path / "gzip"
+    dying.write_text(
+        f"#!/bin/sh\n[ -e {tmp_path}/died ] || {{ : >{tmp_path}/died; kill -INT $$; }}\n"
+        f'exec {program("gzip")} "$@"\n'
+    )
+    dying.chmod(0o755)
+    monkeypatch.setattr(gzip_members, "_PATH", str(tmp_path))
+    gzip_members._program.cache_clear()
+    try:
+        made = gzip_members.pack_by_program(b"some words", 9)
+    finally:
+        gzip_members._program.cache_clear()
+    assert (tmp_path / "died").exists()
+    assert unpack(Function.GZIP, made, 10) == b"some words"
+
+
 def test_without_gzip_its_coder_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     gzip_members.program_version.cache_clear()
     gzip_members._program.cache_clear()
