@@ -137,6 +137,8 @@ def _columns(entries: bytes | memoryview) -> tuple[array[int], array[int], array
     values = array("Q", bytes(entries))
     if sys.byteorder == "big":
         values.byteswap()
+    if _SIGN in values:  # a zero that is called negative
+        values = array("Q", (0 if value == _SIGN else value for value in values))
     return values[::3], values[1::3], values[2::3]
 
 

@@ -106,11 +106,17 @@ def recode_bytes(operation: Operation, blob: bytes | memoryview | None = None) -
     dictionary, stream = dictionary_bytes(operation), stream_bytes(operation)
     unpacking = max((_unpack_bytes(segment) for segment in operation.source_segments), default=0)
     packing = max((_pack_bytes(segment) for segment in operation.output_segments), default=0)
-    patching = 0
+    patching = copy = 0
     if not has_job(operation) and (blob is None or is_patch(blob)):
         patching = WORK_BYTES if blob is None else patch_bytes(blob, stream)
+        copy = dictionary  # into bytes: what patches takes nothing else
     held = operation.src_length if operation.src_length <= HELD_MAX else CHUNK_SIZE
-    return max(held + dictionary + unpacking, dictionary + stream + patching, stream + packing)
+    return max(
+        held + dictionary + unpacking,
+        dictionary + copy,
+        dictionary + stream + patching,
+        stream + packing,
+    )
 
 
 def _unpack_bytes(segment: Segment) -> int:

@@ -9,8 +9,8 @@ from collections.abc import Callable
 class Flusher:
     """Flushes behind the writer, so that the journal names only what is durable.
 
-    The writer is held back when more than two checkpoints' worth is not flushed, so that a
-    kill costs a bounded re-read.
+    The writer is held back while two checkpoints' worth that it noted before is not flushed, so
+    that a kill costs a bounded re-read.
 
     Args:
         checkpoint_bytes: of the payload, or what counts like them: so many are flushed at once.

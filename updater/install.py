@@ -14,6 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from images.errors import ImagesError
 from images.operations import decode
 from images.payload import CLEARS
@@ -95,6 +97,8 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
     metadata = _read_metadata(plan, download, shell.shelf)
     _compare(metadata, plan.facts)
     _compare_sources(metadata.manifest, plan.facts)
+    if metadata.header.major == 1 and plan.keys is not None:  # it signs nothing but the whole
+        journal = msgspec.structs.replace(journal, next_operation=0, spared=0)
     shell.begin()
     if not journal.next_operation:
         _clear(plan)

@@ -146,11 +146,6 @@ class Outputs:
                 raise DownloadStoppedError("the install ended")
         return self._stretch(starts[number], size)
 
-    def has_ring_room(self, number: int) -> bool:
-        """Tell whether an operation makes its output in the ring: not apart, and not nothing."""
-        starts = self._layout.starts
-        return starts[number + 1] > starts[number]
-
     def dictionary(self, first: int, count: int) -> memoryview:
         """Return what `count` operations from `first` on make, as one; it may not be made yet."""
         starts = self._layout.starts

@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 # So many bytes of a slot count like one of the payload: what is copied or cleared is read back
 # behind the writer too, not all of it in the end.
 MADE_FOR_FETCHED: Final = 8
+CHECKPOINTS_AHEAD: Final = 4  # so much of those that pass a late operation is written before it
 WRITES_AT_ONCE: Final = 6  # of operations or shares of them: with one a device waits for us
 POLL_SECS: Final = 0.25  # how soon a stop is noticed while nothing arrives
 
@@ -157,7 +158,14 @@ class _Write:
     alone: bool = False
 
 
-_Item: TypeAlias = _Write | BaseException | None
+@dataclass(frozen=True, slots=True)
+class _Fed:
+    """The download ended: all is read, or this is why not."""
+
+    error: BaseException | None
+
+
+_Item: TypeAlias = _Write | _Fed | BaseException  # the latter of a late operation
 
 
 class Pipeline:
@@ -188,7 +196,7 @@ class Pipeline:
         self._steps = list(self._manifest.steps())
         self._flushed = self._handed_on = journal.next_operation
         self._written = Written(journal.next_operation)
-        self._unmarked = 0  # what is written and not marked: a late operation is missing before it
+        self._ahead: dict[int, int] = {}  # what those cost that are written, not all before them
         self._done = metadata.header.data_offset
         self._firsts = first_numbers(self._steps)
         self._layout = Layout.of(
@@ -201,6 +209,8 @@ class Pipeline:
         self._made: dict[int, Future[Bytes | None]] = {}  # those that dictionaries may need
         lengths = (step.operation.data_length for step in self._steps)
         self._blob_bytes = array("Q", accumulate(lengths, initial=0))
+        costs = (_cost(step.operation, self._made_bytes(step.operation)) for step in self._steps)
+        self._costs = array("Q", accumulate(costs, initial=0))
         self._in_flight = InFlight()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._writing: deque[tuple[_Write, Work, list[Future[None]]]] = deque()
@@ -220,6 +230,7 @@ class Pipeline:
             try:
                 self._drain()
                 self._flusher.finish()
+                self._require_all()
             except (DownloadStoppedError, DownloadError, BudgetError, LocalMismatchError):
                 self._retire_all()
                 self._flusher.finish()  # no polite stop, lost network or spent budget costs a byte
@@ -232,9 +243,15 @@ class Pipeline:
                 self._download.interrupt()
                 feeder.join()
 
+    def _require_all(self) -> None:
+        """Raise when an operation was forgotten: what is not read back again is armed."""
+        last = max((n for n, step in enumerate(self._steps) if step.part is not None), default=-1)
+        if self._flushed <= last:  # a broken invariant: see `Written`
+            raise AssertionError(f"operations from {self._flushed} on are not written")
+
     def _feed(self) -> None:
         """Read blobs in file order and hand them to the workers; runs in the download thread."""
-        item: _Item = None
+        item: BaseException | None = None
         try:
             digests = PayloadDigests() if self._is_read_whole() else None
             if digests:
@@ -248,14 +265,18 @@ class Pipeline:
             self._check_tail(digests)
         except BaseException as error:  # noqa: BLE001  # carried to the caller's thread, raised there
             item = error
-        self._queue.put(item)
+        self._queue.put(_Fed(item))
 
     def _is_read_whole(self) -> bool:
-        """Tell whether the file is hashed as a whole: where no signed facts cover its parts."""
+        """Tell whether the file is hashed as a whole, for its signature.
+
+        Where no release vouches for its parts, and in format 1, which signs nothing but the whole.
+        """
         unbroken = self._journal.next_operation == 0 and self._reuse is None
-        return unbroken and isinstance(self._plan.facts, OwnFacts)
+        return unbroken and (isinstance(self._plan.facts, OwnFacts) or self._manifest.major == 1)
 
     def _feed_one(self, number: int, step: Step, digests: PayloadDigests | None) -> None:
+        self._shell.look()
         operation, part = step.operation, step.part
         if part is not None and self._reuse is not None and self._reuse.holds(number):
             self._feed_held(number, part, operation, self._reuse)
@@ -295,8 +316,12 @@ class Pipeline:
 
     def _is_near(self, first: int, number: int) -> bool:
         """Tell whether a kill costs little while a late operation is missing before another one."""
-        ahead = self._blob_bytes[number] - self._blob_bytes[first]
-        return ahead <= 2 * self._plan.checkpoint_bytes
+        ahead = self._costs[number] - self._costs[first]
+        return ahead <= CHECKPOINTS_AHEAD * self._plan.checkpoint_bytes
+
+    def _made_bytes(self, operation: Operation) -> int:
+        blocks = sum(extent.num_blocks for extent in operation.dst_extents)
+        return blocks * self._manifest.block_size
 
     def _giving(
         self, make: Callable[[], Bytes | None], operation: Operation, cost: int
@@ -483,9 +508,10 @@ class Pipeline:
 
     def _drain(self) -> None:
         """Write outputs in order, but for late ones."""
-        fed = False
-        while not fed or self._written.awaits_late:
-            self._shell.look()
+        fed: _Fed | None = None
+        while fed is None or self._written.awaits_late:
+            if not self._written.awaits_late:  # else what passed it would be lost
+                self._shell.look()
             self._flusher.check()
             try:
                 item = self._queue.get(block=not self._writing, timeout=POLL_SECS)
@@ -493,13 +519,15 @@ class Pipeline:
                 if self._writing:  # whoever feeds us may wait for the room that these take
                     self._retire()
                 continue
-            if item is None:
-                fed = True
-            elif isinstance(item, BaseException):
+            if isinstance(item, BaseException):
                 raise item
+            if isinstance(item, _Fed):
+                fed = item
             else:
                 self._write(item)
         self._retire_all()
+        if fed.error is not None:
+            raise fed.error
 
     def _write(self, step: _Write) -> None:
         """Begin to write an operation that is made, or will be next.
@@ -524,12 +552,11 @@ class Pipeline:
         self._kept_bytes += work.kept
         self._outputs.written(step.number)
         self._in_flight.give(step.operation, step.cost)
-        made = (work.bytes_written + work.kept) // MADE_FOR_FETCHED
-        self._unmarked += max(step.operation.data_length, made)
-        before, left = self._written.first_left, self._written.note(step.number)
-        if left > before:
-            self._flusher.mark(left, self._unmarked)
-            self._unmarked = 0
+        self._ahead[step.number] = _cost(step.operation, work.bytes_written + work.kept)
+        left = self._written.note(step.number)
+        behind = [number for number in self._ahead if number < left]
+        if behind:
+            self._flusher.mark(left, sum(self._ahead.pop(number) for number in behind))
         if step.operation.data_length:
             end = (step.operation.data_offset or 0) + step.operation.data_length
             self._done = max(self._done, self._metadata.header.data_offset + end)
@@ -569,6 +596,11 @@ class Pipeline:
                 kept=self._journal.kept + self._kept_bytes,
             )
         )
+
+
+def _cost(operation: Operation, made: int) -> int:
+    """Return what an operation that makes so many bytes counts for a checkpoint."""
+    return max(operation.data_length, made // MADE_FOR_FETCHED)
 
 
 def _put(writer: RegionWriter, work: Work) -> None:

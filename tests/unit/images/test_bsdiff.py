@@ -197,6 +197,15 @@ def test_the_newer_container_is_refused_by_name() -> None:
         patched(b"BSDF2\1\1\1" + bytes(40), 4)
 
 
+def test_a_zero_that_is_called_negative_is_a_zero() -> None:
+    zero = bytes(7) + b"\x80"
+    control = number(4) + zero + zero + zero + number(4) + zero
+    streams = [bz2.compress(control), bz2.compress(bytes(4)), bz2.compress(b"more")]
+    patch = b"BSDIFF40" + number(len(streams[0])) + number(len(streams[1])) + number(8)
+
+    assert patched(patch + b"".join(streams), 8) == OLD[:4] + b"more"
+
+
 def test_entries_that_make_nothing_end() -> None:
     patch = container([(0, 0, 0)] * 2000 + [(4, 0, 0)], bytes(4))
 

@@ -285,3 +285,45 @@ def test_what_is_packed_again_costs_what_is_budgeted(function: str, level: int, 
     assert made > size // 100
     assert grown <= budget + 2 * MIB  # pieces of a MiB that are read, and the allocator's own
     assert grown > budget // 3  # what is budgeted is not much more than it needs
+
+
+PATCHED = """
+import hashlib, lzma, struct
+from images.bsdiff import XZ_MAGIC
+from images.operations import decode, work_bytes
+from images.payload import Extent, Operation, OperationKind, Segment
+from tests.unit.images.test_source_zstd import Held
+
+MIB = 1024 * 1024
+
+def kib(field):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(field))
+
+old = hashlib.shake_256(b"old").digest(8 * MIB)
+streams = [struct.pack("<QQQ", 4096, 0, 0), bytes(4096), b""]
+streams = [lzma.compress(stream, preset=0) for stream in streams]
+blob = XZ_MAGIC + struct.pack("<QQQ", len(streams[0]), len(streams[1]), 4096) + b"".join(streams)
+operation = Operation(
+    kind=OperationKind.SOURCE_RECODE, data_offset=0, data_length=len(blob),
+    dst_extents=(Extent(0, 1),), dst_length=4096, output_limit=4096,
+    data_sha256=hashlib.sha256(blob).digest(), dst_sha256=hashlib.sha256(old[:4096]).digest(),
+    src_extents=(Extent(0, len(old) // 4096),), src_length=len(old),
+    src_sha256=hashlib.sha256(old).digest(),
+    source_segments=(Segment(coder=None, packed=len(old), unpacked=len(old), used=len(old)),),
+    output_segments=(Segment(coder=None, packed=4096, unpacked=4096, used=4096),),
+)
+image = Held(old)
+with open("/proc/self/clear_refs", "w") as refs:
+    refs.write("5")
+before = kib("VmRSS")
+decode(operation, blob, block_size=4096, source=image, verify_output=True)
+print((kib("VmHWM") - before) * 1024, work_bytes(operation, blob))
+"""
+
+
+def test_a_patch_of_a_large_dictionary_costs_what_is_budgeted() -> None:
+    result = subprocess.run([sys.executable, "-c", PATCHED], capture_output=True, check=True)
+    grown, budget = map(int, result.stdout.split())
+
+    assert 14 * MIB < grown <= budget + 2 * MIB  # a piece that is read, and the allocator's own

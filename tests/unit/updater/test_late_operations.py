@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -18,7 +20,9 @@ from images.errors import OperationOutputError
 from images.operations import Bytes, decode
 from images.payload import Operation, OperationKind
 from images.signing import keygen, load_private_key
+from partitions.errors import DeviceReadError
 from tests.unit.updater.test_pipeline import (
+    BACKGROUND,
     LIMIT_SECS,
     MIB,
     Bench,
@@ -33,7 +37,9 @@ from tests.unit.updater.test_pipeline import (
     run_with,
 )
 from updater import outputs, pipeline
-from updater.download import DownloadStoppedError
+from updater.download import DownloadError, DownloadStoppedError
+from updater.flushing import Flusher
+from updater.pipeline import POLL_SECS
 from updater.written import Written
 
 __all__ = ["bench", "no_thread_is_left_behind"]  # fixtures
@@ -98,11 +104,18 @@ def hold(
     monkeypatch: pytest.MonkeyPatch, number: int, release: Release, until: Callable[[], object]
 ) -> None:
     """Let a worker wait before it makes an operation."""
-    held = [step.operation for step in metadata_of(release).manifest.steps()][number]
+    hold_all(monkeypatch, release, {number: until})
+
+
+def hold_all(
+    monkeypatch: pytest.MonkeyPatch, release: Release, until: Mapping[int, Callable[[], object]]
+) -> None:
+    steps = list(metadata_of(release).manifest.steps())
+    held = {steps[number].operation.data_offset: wait for number, wait in until.items()}
 
     def decode_later(operation: Operation, blob: bytes, **more: object) -> Bytes | None:
-        if operation == held:
-            until()
+        if operation.kind is LATE and operation.data_offset in held:
+            held[operation.data_offset]()
         return decode(operation, blob, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(pipeline, "decode", decode_later)
@@ -123,22 +136,21 @@ def test_others_pass_it_and_the_journal_waits(
     assert bench.noted[-1].next_operation == count_of(bench.release)
 
 
-def test_an_install_that_ends_meanwhile_goes_on_with_it(
+def test_a_kill_meanwhile_goes_on_with_it(
     bench: Bench, passing: type[Passing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What passed it is not named, and is written again."""
+    """What passed it is not named, and is written again: here a device that fails ends it."""
     held = late_ones(bench.release)[1]
 
-    def stop() -> None:
+    def fail() -> None:
         assert passing.passed.wait(LIMIT_SECS)
-        bench.stop.set()
+        raise DeviceReadError("gone")
 
     with monkeypatch.context() as bent:
-        hold(bent, held, bench.release, stop)
-        with pytest.raises(DownloadStoppedError):
-            run_with(bench, passing, bench.plan(checkpoint_bytes=256 * 1024))
-    assert_named_before(bench, held)
-    bench.stop.clear()
+        hold(bent, held, bench.release, fail)
+        with pytest.raises(DeviceReadError, match="gone"):
+            run_with(bench, passing, bench.plan(checkpoint_bytes=128 * 1024))
+    assert all(journal.next_operation <= held for journal in bench.noted)
     bench.install(bench.noted[-1].next_operation if bench.noted else 0)
     assert bench.content() == (bench.release.root, bench.release.boot)
 
@@ -146,19 +158,46 @@ def test_an_install_that_ends_meanwhile_goes_on_with_it(
 def test_one_that_fails_ends_the_install(
     bench: Bench, passing: type[Passing], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = late_ones(bench.release)[1]
+    """What stands before it was named meanwhile, and nothing behind it."""
+    held = late_ones(bench.release)[2]
 
     def fail() -> None:
+        wait_until(lambda: bench.noted)
         raise OperationOutputError("it makes something else")
 
     hold(monkeypatch, held, bench.release, fail)
     with pytest.raises(OperationOutputError, match="something else"):
-        run_with(bench, passing)
-    assert_named_before(bench, held)
+        run_with(bench, passing, bench.plan(checkpoint_bytes=128 * 1024))
+    assert 0 < bench.noted[-1].next_operation <= held
 
 
-def assert_named_before(bench: Bench, number: int) -> None:
-    assert all(journal.next_operation <= number for journal in bench.noted)
+@pytest.mark.parametrize("how", ["lost network", "stop"])
+def test_an_end_meanwhile_loses_nothing_that_came(
+    bench: Bench, passing: type[Passing], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """All but the last operation came when it ends, and the first is still under way."""
+    steps = list(metadata_of(bench.release).manifest.steps())
+    ended = threading.Event()
+    read = pipeline.Pipeline._read_blob
+
+    def read_blob(run: pipeline.Pipeline, operation: Operation) -> bytes:
+        if operation != steps[-1].operation:
+            return read(run, operation)
+        ended.set()
+        if how == "stop":
+            bench.stop.set()
+            return read(run, operation)
+        raise DownloadError("lost")
+
+    def wait() -> None:
+        assert ended.wait(LIMIT_SECS)
+        time.sleep(2 * POLL_SECS)
+
+    monkeypatch.setattr(pipeline.Pipeline, "_read_blob", read_blob)
+    hold(monkeypatch, 0, bench.release, wait)
+    with pytest.raises(DownloadError if how == "lost network" else DownloadStoppedError):
+        run_with(bench, passing, bench.plan(checkpoint_bytes=16 * MIB))
+    assert bench.noted[-1].next_operation >= len(steps) - 1
 
 
 def test_others_do_not_run_far_ahead(
@@ -166,6 +205,7 @@ def test_others_do_not_run_far_ahead(
 ) -> None:
     """A kill costs a few checkpoints, though it takes long."""
     waiting = threading.Event()
+    written: list[int] = []
 
     class Watched(Written):
         @override
@@ -174,11 +214,78 @@ def test_others_do_not_run_far_ahead(
                 waiting.set()
             super().wait(near)
 
-    def hold_back() -> None:
+    def look_around() -> None:
         assert waiting.wait(LIMIT_SECS)
+        time.sleep(2 * POLL_SECS)
+        written.append(bench.disk.read_bytes().count(BACKGROUND))
 
     monkeypatch.setattr(pipeline, "Written", Watched)
-    hold(monkeypatch, 0, bench.release, hold_back)
+    hold(monkeypatch, 0, bench.release, look_around)
+    before = bench.disk.read_bytes().count(BACKGROUND)
     run_with(bench, passing, bench.plan(checkpoint_bytes=256 * 1024))
-    assert waiting.is_set()
     assert bench.content() == (bench.release.root, bench.release.boot)
+    # four checkpoints of what is fetched, and one operation more; what is packed counts an eighth
+    assert 0 < before - written[0] < 5 * MIB
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    for _ in range(int(LIMIT_SECS / POLL_SECS)):
+        if condition():
+            return
+        time.sleep(POLL_SECS)
+    raise AssertionError("it does not come")
+
+
+def test_what_a_checkpoint_counts_is_what_it_flushes(
+    bench: Bench, passing: type[Passing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two late ones the second: what passed it counts when it is named, not before."""
+    marks: list[tuple[int, int]] = []
+    mark = Flusher.mark
+
+    def marked(flusher: Flusher, left: int, cost: int) -> None:
+        marks.append((left, cost))
+        mark(flusher, left, cost)
+
+    monkeypatch.setattr(Flusher, "mark", marked)
+    first, second = late_ones(bench.release)[:2]
+    behind = places_of(metadata_of(bench.release))[second + 1]
+
+    def behind_is_written() -> bool:
+        return any(what == "written" and value in behind for what, value in bench.events)
+
+    hold_all(
+        monkeypatch,
+        bench.release,
+        {
+            first: lambda: wait_until(behind_is_written),
+            second: lambda: wait_until(lambda: marks),
+        },
+    )
+    run_with(bench, passing, replace(bench.plan(checkpoint_bytes=4 * MIB), workers=4))
+    assert marks[0][0] == second
+    costs = [
+        max(
+            step.operation.data_length,
+            sum(extent.num_blocks for extent in step.operation.dst_extents) * 4096 // 8,
+        )
+        for step in metadata_of(bench.release).manifest.steps()
+    ]
+    done = 0
+    for left, cost in marks:
+        assert cost == sum(costs[done:left])
+        done = left
+    assert done == count_of(bench.release)
+
+
+def test_an_operation_that_is_forgotten_is_not_armed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Forgetful(Written):
+        @override
+        def note(self, number: int) -> int:
+            return min(1, super().note(number))
+
+    monkeypatch.setattr(pipeline, "Written", Forgetful)
+    with pytest.raises(AssertionError, match="operations from 1 on are not written"):
+        bench.install()
