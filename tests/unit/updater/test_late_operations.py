@@ -19,7 +19,7 @@ from images.build import build
 from images.errors import OperationOutputError
 from images.operations import Bytes, decode
 from images.payload import Operation, OperationKind
-from images.signing import keygen, load_private_key
+from images.signing import load_private_key
 from partitions.errors import DeviceReadError
 from tests.unit.updater.test_pipeline import (
     BACKGROUND,
@@ -35,6 +35,7 @@ from tests.unit.updater.test_pipeline import (
     no_thread_is_left_behind,
     places_of,
     run_with,
+    write_parts,
 )
 from updater import outputs, pipeline
 from updater.download import DownloadError, DownloadStoppedError
@@ -57,9 +58,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
         for number in range(8)
     ]
     root, boot = b"".join(pieces[:7]), pieces[7] + pieces[0]
-    (folder / "root").write_bytes(root)
-    (folder / "boot").write_bytes(boot)
-    keygen(folder / "key")
+    write_parts(folder, root, boot)
     build(
         [("root", folder / "root"), ("boot", folder / "boot")],
         folder / "payload.crau",

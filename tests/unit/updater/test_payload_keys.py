@@ -10,7 +10,14 @@ import pytest
 from images.errors import PayloadSignatureError
 from images.format_1 import build_format_1
 from images.signing import keygen, load_private_key, load_public_keys
-from tests.unit.updater.test_pipeline import MIB, Bench, Release, bench, no_thread_is_left_behind
+from tests.unit.updater.test_pipeline import (
+    MIB,
+    Bench,
+    Release,
+    bench,
+    no_thread_is_left_behind,
+    write_parts,
+)
 from updater.install import verify_slot, write_slot
 from updater.plan import Plan
 
@@ -22,9 +29,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     folder = tmp_path_factory.mktemp("format-1")
     chance = random.Random(13)
     root, boot = chance.randbytes(3 * MIB), chance.randbytes(MIB)
-    (folder / "root").write_bytes(root)
-    (folder / "boot").write_bytes(boot)
-    keygen(folder / "key")
+    write_parts(folder, root, boot)
     keygen(folder / "other")
     build_format_1(
         [("usr", folder / "root"), ("kernel", folder / "boot")],

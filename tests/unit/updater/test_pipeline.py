@@ -78,9 +78,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     root = hard[: 3 * MIB] + bytes(2 * MIB) + b"easily packed " * (MIB // 14 + 1)
     root = root[: 6 * MIB]
     boot = hard[3 * MIB :] + b"x" * 8192
-    (folder / "root").write_bytes(root)
-    (folder / "boot").write_bytes(boot)
-    keygen(folder / "key")
+    write_parts(folder, root, boot)
     build(
         [("root", folder / "root"), ("boot", folder / "boot")],
         folder / "payload.crau",
@@ -88,6 +86,13 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
     )
     data = (folder / "payload.crau").read_bytes()
     return Release(folder=folder, data=data, root=root, boot=boot)
+
+
+def write_parts(folder: Path, root: bytes, boot: bytes) -> None:
+    """Write what a payload is made of, and a key to sign it with."""
+    (folder / "root").write_bytes(root)
+    (folder / "boot").write_bytes(boot)
+    keygen(folder / "key")
 
 
 @dataclass
