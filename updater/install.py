@@ -97,8 +97,8 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
     metadata = _read_metadata(plan, download, shell.shelf)
     _compare(metadata, plan.facts)
     _compare_sources(metadata.manifest, plan.facts)
-    if metadata.header.major == 1 and plan.keys is not None:  # it signs nothing but the whole
-        journal = msgspec.structs.replace(journal, next_operation=0, spared=0)
+    if plan.keys is not None and metadata.header.major == 1:
+        journal = _from_the_start(journal, plan.facts)
     shell.begin()
     if not journal.next_operation:
         _clear(plan)
@@ -127,6 +127,16 @@ def write_slot(plan: Plan, download: PayloadBytes, journal: Journal, shell: Shel
     for part in plan.facts.partitions:
         cut_file(plan.regions[part.name], part.size)
     return WrittenSlot(plan=plan, manifest=metadata.manifest, proven_from=journal.next_operation)
+
+
+def _from_the_start(journal: Journal, facts: Facts) -> Journal:
+    """Return a journal of a payload that is signed as a whole alone, and so hashed in one run.
+
+    Where no release vouches for it, it was verified before, or is not resumed anyway.
+    """
+    if isinstance(facts, OwnFacts):
+        return journal
+    return msgspec.structs.replace(journal, next_operation=0, spared=0)
 
 
 def make_again(plan: Plan, download: PayloadBytes, number: int) -> None:

@@ -14,7 +14,7 @@ import pytest
 from partitions.slots import Slot
 from tests.sim.lives import due_now, let_time_pass, memory_of
 from tests.sim.world import World, run_until
-from updater import daemon, zones
+from updater import assembly, daemon, zones
 from updater.agent import Wait
 from updater.cli import main
 from updater.daemon import Daemon
@@ -45,8 +45,9 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def world(tmp_path: Path, clock: Clock) -> Iterator[World]:
+def world(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A node that runs 1.0.0, reboots by itself on Sundays and checks when it is told to."""
+    monkeypatch.setattr(assembly, "_now", clock)  # also of a command: the real one may be in it
     with World(tmp_path, image_size=512 * 1024, clock=clock) as made:
         configure(made)
         run_until(Engine(node=made.boot()), "idle")
