@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 # So many bytes of a slot count like one of the payload: what is copied or cleared is read back
 # behind the writer too, not all of it in the end.
 MADE_FOR_FETCHED: Final = 8
-CHECKPOINTS_AHEAD: Final = 4  # so much of those that pass a late operation is written before it
+CHECKPOINTS_AHEAD: Final = 2  # so much of those that pass a late operation is written before it
 WRITES_AT_ONCE: Final = 6  # of operations or shares of them: with one a device waits for us
 POLL_SECS: Final = 0.25  # how soon a stop is noticed while nothing arrives
 
