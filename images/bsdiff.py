@@ -55,7 +55,9 @@ def is_patch(blob: bytes | memoryview) -> bool:
 
 
 def patch_bytes(blob: bytes | memoryview, size: int) -> int:
-    """Return what a patch that makes `size` bytes holds at most, besides blob, source and output.
+    """Return how many bytes a patch that makes `size` of them holds at most.
+
+    Besides its blob, source and output.
 
     Its dictionaries are touched as far as its streams go, and these make no more than that.
     """

@@ -371,10 +371,10 @@ def _steps(matched: Matched, recoder: Recoder | None) -> list[_Step]:
         *(_Step(None, dst) for dst in groups),
     ]
     steps.sort(key=lambda step: step.dst[0].start_block)
-    work = {} if recoder is None else {step: recoder.work_of(step.dst) for step in steps}
+    efforts = {} if recoder is None else {step: recoder.effort_of(step.dst) for step in steps}
     return ordered(
         steps,
-        work={step: it for step, it in work.items() if step.kind is None and it is not None},
+        effort={step: it for step, it in efforts.items() if step.kind is None and it is not None},
         size=lambda step: _size(step.dst) // (ZERO_SHARE if step.kind is OperationKind.ZERO else 1),
         light=lambda step: step.kind is not None,
     )

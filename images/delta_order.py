@@ -15,7 +15,7 @@ Step = TypeVar("Step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
+class Effort:
     """What packing some blocks again takes.
 
     Attributes:
@@ -30,7 +30,7 @@ class Work:
 def ordered(
     steps: Sequence[Step],
     *,
-    work: Mapping[Step, Work],
+    effort: Mapping[Step, Effort],
     size: Callable[[Step], int],
     light: Callable[[Step], bool],
 ) -> list[Step]:
@@ -40,27 +40,27 @@ def ordered(
 
     Args:
         steps: in the order of the image.
-        work: of those that are packed again.
+        effort: of those that are packed again.
         size: bytes that a step writes.
         light: whether a step needs no memory.
     """
-    slow = [step for step in steps if step in work]
-    quick = [step for step in steps if step not in work]
-    largest = [step for step in slow if work[step].large]
-    smaller = [step for step in slow if not work[step].large]
+    slow = [step for step in steps if step in effort]
+    quick = [step for step in steps if step not in effort]
+    largest = [step for step in slow if effort[step].large]
+    smaller = [step for step in slow if not effort[step].large]
     among = [step for step in quick if largest and light(step)]
     rest = [step for step in quick if not (largest and light(step))]
-    return [*_spread(largest, among, work, size), *_spread(smaller, rest, work, size)]
+    return [*_spread(largest, among, effort, size), *_spread(smaller, rest, effort, size)]
 
 
 def _spread(
     slow: Sequence[Step],
     quick: Sequence[Step],
-    work: Mapping[Step, Work],
+    effort: Mapping[Step, Effort],
     size: Callable[[Step], int],
 ) -> list[Step]:
     """Return quick steps with slow ones among them, one of these first: it takes longest."""
-    slow_total = sum(work[step].unpacked for step in slow)
+    slow_total = sum(effort[step].unpacked for step in slow)
     quick_total = sum(map(size, quick))
     order: list[Step] = []
     left = list(reversed(quick))
@@ -70,5 +70,5 @@ def _spread(
             quick_done += size(left[-1])
             order.append(left.pop())
         order.append(step)
-        slow_done += work[step].unpacked
+        slow_done += effort[step].unpacked
     return [*order, *reversed(left)]

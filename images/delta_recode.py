@@ -16,7 +16,7 @@ from typing import Final
 
 from images.coders import BEHIND_MAX, Coder, Function, coder_of, pack, unpack, unpack_frame
 from images.delta_blocks import BLOCK_SIZE, Run
-from images.delta_order import Work
+from images.delta_order import Effort
 from images.errors import CoderMissingError, OperationOutputError
 from images.packed import Packed, Packing, parts_of
 from images.payload import Extent, Segment
@@ -183,7 +183,7 @@ class Recoder:
         if extents:
             yield tuple(extents)
 
-    def work_of(self, extents: Sequence[Extent]) -> Work | None:
+    def effort_of(self, extents: Sequence[Extent]) -> Effort | None:
         """Return what packing the streams in these blocks again takes; None if there is none."""
         streams = {
             stream.offset: stream
@@ -195,7 +195,7 @@ class Recoder:
         }
         if not streams:
             return None
-        return Work(
+        return Effort(
             unpacked=sum(stream.unpacked for stream in streams.values()),
             large=any(stream.frame is not None for stream in streams.values()),
         )

@@ -24,11 +24,12 @@ from partitions.boot_files import cut_file, has_length, remove_file
 from partitions.readback import digest_of
 from partitions.writer import RegionWriter
 from updater.errors import RefusedError
-from updater.pipeline import OpenSlots, Pipeline, Shell, stored_output
+from updater.pipeline import Pipeline, stored_output
 from updater.plan import OwnFacts
 from updater.proof import ReadBackError, proof_of
 from updater.reuse import ask_for_metadata, find_reuse
 from updater.shelf import Shelf
+from updater.shell import OpenSlots, Shell
 from updater.sources import copy_booted, deltas_of, images_of
 from updater.sparing import sparing_of
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from images.payload import Manifest
     from images.release import ImageFacts
     from partitions.slots import Region, Slot
-    from updater.pipeline import PayloadBytes
     from updater.plan import Facts, Plan
+    from updater.shell import PayloadBytes
     from updater.state import Journal
 
 

@@ -7,7 +7,7 @@
 No temporary file; what operations make lies in one ring of memory (`outputs`); blobs, what
 unpacking takes and outputs too large for the ring are limited (`in_flight`). The journal names an
 operation only after its data is flushed and, where a signed hash of it says how, read back from the
-device: `proof`. What may be written is decided before: `install`.
+device: `proof`. What may be written is decided before: `install`. What it works on: `shell`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import queue
 import threading
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -41,19 +41,16 @@ from updater.in_flight import LIMIT_BYTES, InFlight, apart_bytes, cost_of
 from updater.outputs import LATE, Layout, Outputs, first_numbers
 from updater.plan import OwnFacts
 from updater.reuse import DictionaryLostError, LocalMismatchError
-from updater.shelf import Shelf
 from updater.sources import images_of
 from updater.sparing import Work
 from updater.written import Written
 
 if TYPE_CHECKING:
-    from images.source import OldImage
     from partitions.slots import Region
     from partitions.writer import RegionWriter
     from updater.plan import Plan
-    from updater.proof import Proof
     from updater.reuse import Reuse
-    from updater.sparing import Sparing
+    from updater.shell import OpenSlots, PayloadBytes, Shell
     from updater.state import Journal
 
 # So many bytes of a slot count like one of the payload: what is copied or cleared is read back
@@ -69,77 +66,6 @@ class PayloadDigestError(RefusedError):
 
     code = "payload-digest"
     hint = "A mirror holds another file than was published; the slot was not armed."
-
-
-class PayloadBytes(Protocol):
-    """Where the payload's bytes come from: mirrors (`Download`) or a file (`LocalPayload`)."""
-
-    @property
-    def received(self) -> int:
-        """The bytes that came over the network so far."""
-
-    @property
-    def position(self) -> int:
-        """The offset of the next byte."""
-
-    @property
-    def serves_ranges(self) -> bool:
-        """Whether parts of the payload can be left out."""
-
-    def expect(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Only these ranges will be read from now on; all, when there are none."""
-
-    def seek(self, position: int) -> None:
-        """Go on at `position`."""
-
-    def read_exactly(self, size: int) -> bytes:
-        """Return the next `size` bytes, or raise what says why not."""
-
-    def interrupt(self) -> None:
-        """End a read under way in another thread; every later one raises."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shell:
-    """What the pipeline may touch besides the regions.
-
-    Attributes:
-        keep_journal: makes a journal durable; called from a thread.
-        progress: told the payload bytes done so far.
-        stop: set to end the install; what is flushed is kept.
-        begin: called when the metadata is what was signed, before the first byte is written.
-        priced: told how many bytes are to be fetched, when that is known; may refuse.
-        shelf: what an earlier attempt read of the payload beside its blobs.
-    """
-
-    keep_journal: Callable[[Journal], None]
-    progress: Callable[[int], None]
-    stop: threading.Event
-    begin: Callable[[], None] = lambda: None
-    priced: Callable[[int], None] = lambda _: None
-    shelf: Shelf = field(default_factory=Shelf)
-
-    def look(self) -> None:
-        """Raise `DownloadStoppedError` when the install shall end."""
-        if self.stop.is_set():
-            raise DownloadStoppedError("the engine was told to stop")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenSlots:
-    """What is open of the slots, by part.
-
-    Attributes:
-        writers: of the passive slot.
-        sources: the old images that deltas read.
-        proof: reads back behind the writers; None to leave that to whoever comes after.
-        sparing: looks for what need not be written; None to write all.
-    """
-
-    writers: Mapping[str, RegionWriter]
-    sources: Mapping[str, OldImage] = field(default_factory=dict)
-    proof: Proof | None = None
-    sparing: Sparing | None = None
 
 
 @dataclass(frozen=True, slots=True)

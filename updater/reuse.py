@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from images.payload import IndexGroup, Operation, Part
     from images.reader import Metadata
     from images.source import OldImage
-    from updater.pipeline import PayloadBytes, Shell
     from updater.plan import Plan
+    from updater.shell import PayloadBytes, Shell
     from updater.state import Journal
 
 log = logging.getLogger(__name__)

@@ -21,18 +21,19 @@ from updater.errors import UpdaterError
 from updater.install import WrittenSlot, make_again, write_slot
 from updater.local_payload import LocalPayload
 from updater.meter import Meter
-from updater.pipeline import PayloadDigestError, Shell
+from updater.pipeline import PayloadDigestError
 from updater.politeness import polite
 from updater.progress import Progress
 from updater.proof import ReadBackError
 from updater.reuse import DictionaryLostError, LocalMismatchError
 from updater.shelf import shelf_of
+from updater.shell import Shell
 from updater.state import Journal
 
 if TYPE_CHECKING:
     from updater.node import Node
-    from updater.pipeline import PayloadBytes
     from updater.plan import Plan
+    from updater.shell import PayloadBytes
 
 # What keeps us from telling who is to blame: the disk is, then.
 UNTOLD: Final = (UpdaterError, PartitionsError)

@@ -25,9 +25,9 @@ from tests.sim.payload_server import Manners, PayloadServer
 from tests.sim.payloads import key
 from updater.download import Download, Patience
 from updater.install import WrittenSlot, verify_slot, write_slot
-from updater.pipeline import Shell
 from updater.plan import Plan
 from updater.shelf import Shelf, shelf_of
+from updater.shell import Shell
 from updater.state import Journal, Store
 from updater.trust.fetcher import open_session
 

@@ -28,9 +28,9 @@ from updater.install import verify_slot, write_slot
 from updater.lifecycle import State
 from updater.local_payload import LocalPayload
 from updater.node import Node
-from updater.pipeline import Shell
 from updater.plan import Plan
 from updater.proof import ReadBackError
+from updater.shell import Shell
 from updater.sources import CopyMismatchError
 from updater.state import Journal
 

@@ -7,23 +7,23 @@ from collections.abc import Mapping, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from images.delta_order import Work, ordered
+from images.delta_order import Effort, ordered
 
 MIB = 1024 * 1024
 
 
 def order(
-    steps: Sequence[str], sizes: Mapping[str, int], work: Mapping[str, Work] | None = None
+    steps: Sequence[str], sizes: Mapping[str, int], effort: Mapping[str, Effort] | None = None
 ) -> str:
     """Return the order of steps; those in capitals need memory."""
     made = ordered(
-        steps, work=work or {}, size=lambda step: sizes.get(step, MIB), light=str.islower
+        steps, effort=effort or {}, size=lambda step: sizes.get(step, MIB), light=str.islower
     )
     return "".join(made)
 
 
-def packs(mib: int, *, large: bool = False) -> Work:
-    return Work(unpacked=mib * MIB, large=large)
+def packs(mib: int, *, large: bool = False) -> Effort:
+    return Effort(unpacked=mib * MIB, large=large)
 
 
 def test_without_slow_ones_all_stays_as_it_is() -> None:
@@ -37,8 +37,8 @@ def test_slow_ones_stand_evenly_by_what_they_take() -> None:
 
 
 def test_the_largest_stand_among_those_that_need_no_memory() -> None:
-    work = {"X": packs(16, large=True), "Y": packs(16, large=True), "Z": packs(8)}
-    assert order("BaXcYdZeF", {}, work) == "XacYdeZBF"
+    effort = {"X": packs(16, large=True), "Y": packs(16, large=True), "Z": packs(8)}
+    assert order("BaXcYdZeF", {}, effort) == "XacYdeZBF"
 
 
 @given(
@@ -46,15 +46,15 @@ def test_the_largest_stand_among_those_that_need_no_memory() -> None:
 )
 def test_no_step_is_lost_and_each_kind_keeps_its_order(kinds: list[tuple[int, bool, bool]]) -> None:
     steps = list(range(len(kinds)))
-    work = {
-        step: Work(unpacked=kinds[step][0] * MIB, large=kinds[step][2])
+    effort = {
+        step: Effort(unpacked=kinds[step][0] * MIB, large=kinds[step][2])
         for step in steps
         if kinds[step][0] > 10
     }
-    made = ordered(steps, work=work, size=lambda step: step, light=lambda step: kinds[step][1])
+    made = ordered(steps, effort=effort, size=lambda step: step, light=lambda step: kinds[step][1])
     assert sorted(made) == steps
     for kind in (True, False):
-        slow = [step for step in made if step in work and work[step].large is kind]
+        slow = [step for step in made if step in effort and effort[step].large is kind]
         assert slow == sorted(slow)
-        quick = [step for step in made if step not in work and kinds[step][1] is kind]
+        quick = [step for step in made if step not in effort and kinds[step][1] is kind]
         assert quick == sorted(quick)

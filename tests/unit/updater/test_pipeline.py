@@ -45,9 +45,10 @@ from updater.errors import StateError
 from updater.given import own_facts
 from updater.install import FactsMismatchError, WrittenSlot, make_again, verify_slot, write_slot
 from updater.outputs import Outputs
-from updater.pipeline import OpenSlots, PayloadDigestError, Pipeline, Shell
+from updater.pipeline import PayloadDigestError, Pipeline
 from updater.plan import DoesNotFitError, OwnFacts, Plan, check_fit
 from updater.proof import ReadBackError, is_provable, proof_of
+from updater.shell import OpenSlots, Shell
 from updater.sparing import Work
 from updater.state import Journal
 from updater.trust.fetcher import open_session
